@@ -1,0 +1,3 @@
+module hpcc.dev/hpcc/agent
+
+go 1.26
