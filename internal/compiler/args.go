@@ -1,0 +1,4 @@
+package compiler
+
+// parsedArg is one classified argument.
+type parsedArg struct{}

@@ -1,0 +1,151 @@
+package compiler
+
+// Family is a kind of compiler whose options, dependency files and include
+// rules follow one grammar.
+type Family uint8
+
+// The families of the GNU grammar.
+const (
+	GCC Family = iota + 1
+	Clang
+)
+
+func (f Family) String() string {
+	switch f {
+	case GCC:
+		return "gcc"
+	case Clang:
+		return "clang"
+	}
+	return "unknown"
+}
+
+// Mode is what the compile makes.
+type Mode uint8
+
+const (
+	// Object is -c.
+	Object Mode = iota + 1
+	// Assembly is -S.
+	Assembly
+)
+
+// Command is one compiler call as the build made it.
+type Command struct {
+	// Compiler is the absolute path of the real compiler.
+	Compiler string
+	// Args is argv, Args[0] included.
+	Args []string
+	// Cwd is the working directory, absolute, as the kernel names it.
+	Cwd string
+	// Env holds NAME=value for the variables that package env lists.
+	Env []string
+	// ReadFile reads a response file; relative names are already joined to
+	// Cwd. It bounds what it reads.
+	ReadFile func(path string) ([]byte, error)
+}
+
+// Output is a file that the compile leaves behind, besides the dependency
+// file.
+type Output struct {
+	// Role names it within the result: "object", "assembly", "dwo", "gcno",
+	// "su", …
+	Role string
+	// Path is where it goes, as the command names it (relative to Cwd, or
+	// absolute).
+	Path string
+	// Optional outputs may be absent after a successful compile.
+	Optional bool
+}
+
+// DepTarget is a target of the dependency file.
+type DepTarget struct {
+	Name string
+	// Quoted targets (-MQ and the default) are written with make's special
+	// characters escaped; -MT's are written as given.
+	Quoted bool
+}
+
+// Deps is what the command asks of the -M family.
+type Deps struct {
+	// Requested is true with -MD or -MMD.
+	Requested bool
+	// SystemHeaders is true with -MD, false with -MMD.
+	SystemHeaders bool
+	// File is the dependency file's path, the default filled in.
+	File string
+	// Targets in order, the default filled in where none was given.
+	Targets []DepTarget
+	// Phony is -MP.
+	Phony bool
+}
+
+// Includes are the options that name include directories and forced includes,
+// each list in the order of the command line, as written.
+type Includes struct {
+	Quote  []string // -iquote
+	Angle  []string // -I
+	System []string // -isystem
+	After  []string // -idirafter
+	Forced []string // -include
+	Macros []string // -imacros
+}
+
+// Invocation is a command that was understood: one source, one compile, every
+// option known to the table.
+type Invocation struct {
+	Family Family
+	// CXX is true where the driver's name makes C sources C++ (g++).
+	CXX bool
+	// Args is argv without argv[0], response files expanded.
+	Args []string
+	// Source is the source file as written.
+	Source string
+	// Language is gcc's name for -x: "c", "c++", "objective-c",
+	// "objective-c++", "assembler", "assembler-with-cpp", "cpp-output", ….
+	Language string
+	Mode     Mode
+	// Object is the path of the main output: -o or the default.
+	Object string
+	// Outputs lists every output but the dependency file, the main one first.
+	Outputs  []Output
+	Deps     Deps
+	Includes Includes
+	// Probe holds the options that decide the compiler's own search path and
+	// predefined set, to be passed on when it is asked for them.
+	Probe []string
+	// ReadFiles are files named by options whose content decides the result.
+	ReadFiles []string
+	// AsmIncludeDirs are the directories the assembler searches for .include
+	// and .incbin, in order, after the working directory.
+	AsmIncludeDirs []string
+	// HoldsCwd is true where an output may hold the working directory
+	// (debug information, coverage, profiles, LTO).
+	HoldsCwd bool
+	// HoldsOutputName is true where an output holds the -o name (split DWARF,
+	// coverage).
+	HoldsOutputName bool
+	Debug           bool
+	// DebugMacros is true with -g3: unused macros reach the object.
+	DebugMacros bool
+	Coverage    bool
+	LTO         bool
+	// Native is true with -march=native and its like.
+	Native bool
+	// RandomSeed is the user's -frandom-seed, "" without one.
+	RandomSeed string
+
+	// parsed is the classified command line, in order; KeyArgs, RunArgs and
+	// PreprocessArgs are written from it.
+	parsed []parsedArg
+}
+
+// SearchPath is the complete include chain of one compile, in the order of
+// search, as the compiler spells the directories. Directories that do not
+// exist are kept: if one appears, it is searched.
+type SearchPath struct {
+	Quote  []string // for "…" only
+	Angle  []string // -I, CPATH
+	System []string // -isystem, C_INCLUDE_PATH & co, then the compiler's own
+	After  []string // -idirafter
+}
