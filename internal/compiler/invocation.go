@@ -138,6 +138,9 @@ type Invocation struct {
 	// parsed is the classified command line, in order; KeyArgs, RunArgs and
 	// PreprocessArgs are written from it.
 	parsed []parsedArg
+	// depsUnused is true where no preprocessor runs, so that dependency
+	// options are words without effect.
+	depsUnused bool
 }
 
 // SearchPath is the complete include chain of one compile, in the order of
