@@ -65,6 +65,10 @@ func (inv *Invocation) CanListAssembly() bool {
 // user's targets are known without.
 const depTarget = "x"
 
+// AskedTarget is the target in the dependency files that RunArgs and
+// PreprocessArgs ask for.
+var AskedTarget = DepTarget{Name: depTarget}
+
 // RunArgs is the command to run on a miss, without argv[0]. Its object,
 // stdout and stderr are those of the user's command.
 func (inv *Invocation) RunArgs(o RunOptions) []string {
@@ -89,18 +93,29 @@ func (inv *Invocation) RunArgs(o RunOptions) []string {
 // full; "" asks for none. It makes no sense for a language that is not
 // preprocessed.
 func (inv *Invocation) PreprocessArgs(depFile string) []string {
-	args := make([]string, 0, len(inv.parsed)+16)
-	args = append(args, "-E", "-CC")
+	args := []string{"-E", "-CC"}
 	if inv.DebugMacros {
 		args = append(args, "-dD")
 	}
+	if depFile != "" {
+		args = append(args, "-MD", "-MF", depFile, "-MT", depTarget)
+	}
+	return inv.preprocessOnly(args)
+}
+
+// UserDepsArgs is the command that lists in depFile the dependencies that
+// -MMD would, and writes preprocessed text that nobody needs to stdout.
+func (inv *Invocation) UserDepsArgs(depFile string) []string {
+	return inv.preprocessOnly([]string{"-E", "-MMD", "-MF", depFile, "-MT", depTarget})
+}
+
+// preprocessOnly puts those of the user's options behind args that count for
+// the preprocessor.
+func (inv *Invocation) preprocessOnly(args []string) []string {
 	if inv.Family == Clang {
 		// Options for later stages are unused now, and with -Werror that
 		// would be an error.
 		args = append(args, "-Qunused-arguments")
-	}
-	if depFile != "" {
-		args = append(args, "-MD", "-MF", depFile, "-MT", depTarget)
 	}
 	return inv.renderAll(args, func(w word) (string, bool) {
 		if w.opt == nil {

@@ -45,7 +45,7 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 		run.DepFile = depFile
 		defer os.Remove(depFile)
 	}
-	if inv.Family == compiler.GCC && inv.Mode == compiler.Object && !strings.Contains(j.e.cache.TempDir(), ",") {
+	if inv.CanListAssembly() {
 		run.AsmDepFile = j.temp("s.d")
 		defer os.Remove(run.AsmDepFile)
 	}
@@ -116,7 +116,7 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 		}
 		c.deps = deps
 		// A list that is not written back as it was read was not understood.
-		targets, phony := []compiler.DepTarget{{Name: compiler.PlaceholderTarget}}, false
+		targets, phony := []compiler.DepTarget{compiler.AskedTarget}, false
 		if inv.Deps.Requested && inv.Deps.SystemHeaders {
 			targets, phony = inv.Deps.Targets, inv.Deps.Phony
 		}

@@ -12,13 +12,14 @@ import (
 )
 
 // waitEvery is how often a wrapper hears that the daemon is alive; wrappers
-// give up after several of these (ipc.DefaultTimeout).
+// give up after several of these.
 const waitEvery = time.Second
 
 // conversation is the daemon's end of one connection. It is a Client for the
 // engine.
 type conversation struct {
 	conn net.Conn
+	ipc  *ipc.Conn
 	mu   sync.Mutex // guards writes, which Wait messages come between
 	// answers carries what the wrapper says after its first message.
 	answers chan *ipcv1.ClientMessage
@@ -26,12 +27,12 @@ type conversation struct {
 }
 
 func newConversation(conn net.Conn) *conversation {
-	return &conversation{conn: conn, answers: make(chan *ipcv1.ClientMessage, 1), gone: make(chan struct{})}
+	return &conversation{conn: conn, ipc: ipc.NewServerConn(conn), answers: make(chan *ipcv1.ClientMessage, 1), gone: make(chan struct{})}
 }
 
 func (c *conversation) read() (*ipcv1.ClientMessage, error) {
 	m := &ipcv1.ClientMessage{}
-	return m, ipc.Read(c.conn, m, ipc.MaxClientFrame)
+	return m, c.ipc.Receive(m)
 }
 
 // sendTimeout bounds a write to a wrapper that reads nothing.
@@ -41,7 +42,7 @@ func (c *conversation) send(m *ipcv1.ServerMessage) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
-	return ipc.Write(c.conn, m)
+	return c.ipc.Send(m)
 }
 
 var errGone = errors.New("the wrapper is gone")

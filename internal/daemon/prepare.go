@@ -41,6 +41,20 @@ func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
 
 // prepare parses the request, or recalls having done so.
 func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, error) {
+	memo, repeatable := requestKey(req)
+	known, ok := e.prepared.get(memo)
+	var inv *compiler.Invocation
+	if ok && repeatable {
+		inv = known.inv
+	} else {
+		known = nil
+		// Before the toolchain is looked at: most calls that are not compiles
+		// are told by their arguments alone.
+		var err error
+		if inv, err = compiler.Parse(e.command(req)); err != nil {
+			return nil, err
+		}
+	}
 	tool, err := e.detector.Identify(ctx, req.GetCompiler(), req.GetArgs()[0], req.GetEnv())
 	switch {
 	case errors.Is(err, compiler.ErrCompilerScript):
@@ -48,34 +62,45 @@ func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, er
 	case err != nil:
 		return nil, refuse(reasonUnknown, "%s", err)
 	}
-	memo := requestKey(req, tool)
-	if memo != "" {
-		if p, ok := e.prepared.get(memo); ok {
-			return p, nil
+	if known != nil && known.tool.Identity == tool.Identity {
+		return known, nil
+	}
+	if inv.Family != tool.Family {
+		if inv, err = compiler.ParseAs(tool.Family, e.command(req)); err != nil {
+			return nil, err
 		}
 	}
-	p, err := e.parse(ctx, req, tool)
+	p, err := e.complete(ctx, req, inv, tool)
 	if err != nil {
 		return nil, err
 	}
-	if memo != "" {
+	if repeatable {
 		e.prepared.put(memo, p)
 	}
 	return p, nil
 }
 
-// requestKey joins all of a request that prepare reads, or is empty where it
-// reads files besides (response files).
-func requestKey(req *ipcv1.Compile, tool *compiler.Toolchain) string {
+func (e *Engine) command(req *ipcv1.Compile) compiler.Command {
+	return compiler.Command{
+		Compiler: req.GetCompiler(), Args: req.GetArgs(), Cwd: req.GetCwd(), Env: req.GetEnv(),
+		ReadFile: func(name string) ([]byte, error) {
+			_, _, data, err := e.files.content(e.files.at(name))
+			return data, err
+		},
+	}
+}
+
+// requestKey joins all of a request that prepare reads. It is not repeatable
+// where prepare reads files besides (response files).
+func requestKey(req *ipcv1.Compile) (key string, repeatable bool) {
 	var b strings.Builder
 	b.Grow(4096)
-	b.Write(tool.Identity[:])
 	field := func(s string) { b.WriteString(s); b.WriteByte(0) }
 	field(req.GetCompiler())
 	field(req.GetCwd())
 	for _, a := range req.GetArgs() {
 		if strings.HasPrefix(a, "@") {
-			return ""
+			return "", false
 		}
 		field(a)
 	}
@@ -86,7 +111,7 @@ func requestKey(req *ipcv1.Compile, tool *compiler.Toolchain) string {
 	for _, t := range []*ipcv1.Terminal{req.GetStdout(), req.GetStderr()} {
 		field(terminalText(t))
 	}
-	return b.String()
+	return b.String(), true
 }
 
 func terminalText(t *ipcv1.Terminal) string {
@@ -96,18 +121,8 @@ func terminalText(t *ipcv1.Terminal) string {
 	return "terminal " + strconv.Itoa(int(t.GetColumns()))
 }
 
-func (e *Engine) parse(ctx context.Context, req *ipcv1.Compile, tool *compiler.Toolchain) (*prepared, error) {
-	inv, err := compiler.Parse(compiler.Command{
-		Compiler: req.GetCompiler(), Args: req.GetArgs(), Cwd: req.GetCwd(), Env: req.GetEnv(),
-		ReadFile: func(name string) ([]byte, error) {
-			_, _, data, err := e.files.content(e.files.at(name))
-			return data, err
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	inv.Family = tool.Family
+// complete makes keys of what was parsed.
+func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler.Invocation, tool *compiler.Toolchain) (*prepared, error) {
 	p := &prepared{inv: inv, tool: tool, place: place{cwd: req.GetCwd(), paths: e.pathMap(req)}}
 	paths := p.place.paths
 	p.command = inv.KeyArgs(paths)
@@ -126,7 +141,7 @@ func (e *Engine) parse(ctx context.Context, req *ipcv1.Compile, tool *compiler.T
 	for _, kv := range req.GetEnv() {
 		name, value, _ := strings.Cut(kv, "=")
 		roles := env.Roles(name)
-		if roles&env.Key != 0 {
+		if roles&(env.Key|env.Search|env.Time) != 0 {
 			p.env = append(p.env, name+"="+paths.Neutral(value))
 		}
 		if roles&env.Stdio != 0 {
@@ -190,9 +205,6 @@ func neutralRoot(i int) string {
 	return first + strconv.Itoa(i)
 }
 
-// maxRoots is how many roots a compile may have: one digit numbers them.
-const maxRoots = 10
-
 // pathMap finds the roots of a compile; nil with reproducible mode off.
 func (e *Engine) pathMap(req *ipcv1.Compile) *compiler.PathMap {
 	if !e.opt.Reproducible {
@@ -212,7 +224,7 @@ func (e *Engine) pathMap(req *ipcv1.Compile) *compiler.PathMap {
 	m := &compiler.PathMap{}
 	for _, d := range dirs {
 		// The root of the file system would make every path the project's.
-		if d = filepath.Clean(d); filepath.IsAbs(d) && d != "/" && len(m.Roots) < maxRoots {
+		if d = filepath.Clean(d); filepath.IsAbs(d) && d != "/" && len(m.Roots) < compiler.MaxRoots {
 			m.Roots = append(m.Roots, compiler.Root{Dir: d, Neutral: neutralRoot(len(m.Roots))})
 		}
 	}

@@ -38,10 +38,7 @@ type ServerOptions struct {
 	// that path is too long for a socket, into a directory of its own under
 	// the system's temporary directory.
 	Socket string
-	// Admin answers the commands of `hpcc` that a running daemon should
-	// carry out; see Server.admin for the built-in ones.
-	Admin map[string]func(args []string) (any, error)
-	Log   *slog.Logger
+	Log    *slog.Logger
 }
 
 // Server serves wrappers on the loopback interface and a Unix socket.
@@ -78,7 +75,7 @@ func Serve(ctx context.Context, engine *Engine, opt ServerOptions, ready func(ip
 	if err != nil {
 		return err
 	}
-	if err := ipc.WriteEndpoint(opt.ConfigDir, s.end); err != nil {
+	if err := ipc.PublishEndpoint(opt.ConfigDir, &s.end); err != nil {
 		return err
 	}
 	// Outputs get the wrapper's umask, request by request.
@@ -91,20 +88,22 @@ func Serve(ctx context.Context, engine *Engine, opt ServerOptions, ready func(ip
 			s.accept(l)
 		}()
 	}
-	s.opt.Log.Info("daemon-started", "pid", s.end.PID, "port", s.end.Port, "socket", s.end.Socket)
+	s.opt.Log.Info("daemon-started", "pid", s.end.Pid, "port", s.end.Port, "socket", s.end.Socket)
 	if ready != nil {
 		ready(s.end)
 	}
 	<-ctx.Done()
 	// The file goes first, so that new compiles do not even try.
-	ipc.RemoveEndpoint(opt.ConfigDir, s.end)
+	if err := ipc.WithdrawEndpoint(opt.ConfigDir, s.end.Token); err != nil {
+		s.opt.Log.Warn("endpoint-not-withdrawn", "error", err.Error())
+	}
 	for _, l := range listeners {
 		l.Close()
 	}
 	accepting.Wait()
 	s.active.Wait()
 	err = engine.Close()
-	s.opt.Log.Info("daemon-stopped", "pid", s.end.PID)
+	s.opt.Log.Info("daemon-stopped", "pid", s.end.Pid)
 	return err
 }
 
@@ -120,7 +119,7 @@ func (s *Server) takeLock() error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if ep, err := ipc.ReadEndpoint(s.opt.ConfigDir); err == nil {
-			return fmt.Errorf("%w (pid %d)", ErrRunning, ep.PID)
+			return fmt.Errorf("%w (pid %d)", ErrRunning, ep.Pid)
 		}
 		return ErrRunning
 	}
@@ -134,10 +133,10 @@ func (s *Server) listen() ([]net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening on the loopback interface: %w (choose another daemon.port, or 0)", err)
 	}
-	token := make([]byte, 32)
+	token := make([]byte, ipc.TokenSize)
 	rand.Read(token)
 	s.end = ipc.Endpoint{
-		Port: tcp.Addr().(*net.TCPAddr).Port, PID: os.Getpid(), Token: token, Version: ipc.Version,
+		Port: tcp.Addr().(*net.TCPAddr).Port, Pid: os.Getpid(), Token: token, Version: ipc.Version,
 	}
 	path, err := s.socketPath()
 	if err != nil {
@@ -263,7 +262,7 @@ func (s *Server) admin(req *ipcv1.Admin) *ipcv1.AdminReply {
 	var err error
 	switch req.GetCommand() {
 	case "ping":
-		answer = map[string]any{"pid": s.end.PID, "version": s.end.Version}
+		answer = map[string]any{"pid": s.end.Pid, "version": s.end.Version}
 	case "drain":
 		s.engine.Drain()
 	case "stats":

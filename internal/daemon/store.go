@@ -171,7 +171,7 @@ func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File
 			return refuse(reasonModules, "%s", f.Path)
 		case s.PragmaDependency:
 			return refuse(reasonDependency, "%s", f.Path)
-		case s.AsmInclude && inv.Family == compiler.Clang && inv.Mode == compiler.Object:
+		case s.AsmInclude && inv.Mode == compiler.Object && !inv.CanListAssembly():
 			return refuse(reasonAsmInclude, "%s", f.Path)
 		}
 		date = date || s.Date || s.Time

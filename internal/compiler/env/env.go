@@ -91,12 +91,12 @@ func Roles(name string) Role {
 }
 
 // Select keeps of environ (NAME=value strings) what the daemon is to know, in
-// the order given.
+// the order given: what compilers read, and hpcc's own settings.
 func Select(environ []string) []string {
 	var selected []string
 	for _, e := range environ {
 		name, _, ok := strings.Cut(e, "=")
-		if ok && Roles(name)&^Ignore != 0 {
+		if ok && (Roles(name)&^Ignore != 0 || strings.HasPrefix(name, "HPCC_")) {
 			selected = append(selected, e)
 		}
 	}
