@@ -9,7 +9,7 @@ import (
 type form uint8
 
 const (
-	flag     form = 1 << iota // -c
+	alone    form = 1 << iota // -c
 	joined                    // -Idir; the value is not empty
 	separate                  // -I dir
 )
@@ -120,6 +120,17 @@ type namedOption struct {
 	*option
 }
 
+// words writes the option with a value, apart where it can be.
+func (o namedOption) words(value string) []string {
+	if value == "" || o.form&separate == 0 {
+		return []string{o.name + value}
+	}
+	return []string{o.name, value}
+}
+
+// spell is words for people.
+func (o namedOption) spell(value string) string { return strings.Join(o.words(value), " ") }
+
 // grammar is a table made ready for look-up.
 type grammar struct {
 	// sorted by name; rows of one name (for different families) adjoin.
@@ -176,7 +187,7 @@ func (o *option) accepts(rest string, family Family) bool {
 		return false
 	}
 	if rest == "" {
-		return o.form&(flag|separate) != 0
+		return o.form&(alone|separate) != 0
 	}
 	if o.form&joined == 0 {
 		return false

@@ -56,8 +56,8 @@ type parser struct {
 	compile, assemble bool
 	language          string // of the last -x, "" for none
 	sources           int
-	output            string
-	hasOutput         bool
+	output            string // of the last -o
+	outputs           int    // how many -o there are
 	archs             int
 
 	dep depOptions
@@ -65,8 +65,9 @@ type parser struct {
 	// Words for other programs, in order, over all options that hand some on.
 	preprocessor, assembler, frontEnd []*word
 
-	debug, splitDwarf, testCoverage, stackUsage, callGraph bool
-	aux                                                    []Output
+	debug, splitDwarf, stackUsage, callGraph bool
+	coverage, testCoverage                   bool // --coverage, -ftest-coverage
+	aux                                      []Output
 }
 
 // refuse notes a reason not to cache. Parsing goes on, since a later argument
@@ -119,7 +120,7 @@ func (p *parser) command(args []string) {
 }
 
 // endOfOptions stands for clang's "--" in parsed command lines.
-var endOfOptions = &option{names: "--", form: flag}
+var endOfOptions = &option{names: "--", form: alone}
 
 func (p *parser) keep(words []word) {
 	p.inv.parsed = append(p.inv.parsed, parsedArg{words: words})
@@ -203,27 +204,23 @@ func (p *parser) handOn(words []word, o namedOption, value string) []*word {
 func (p *parser) apply(o namedOption, value string) {
 	inv := p.inv
 	if o.is(roleProbe) {
-		if o.form&separate != 0 && value != "" {
-			inv.Probe = append(inv.Probe, o.name, value)
-		} else {
-			inv.Probe = append(inv.Probe, o.name+value)
-		}
+		inv.Probe = append(inv.Probe, o.words(value)...)
 	}
 	inv.HoldsCwd = inv.HoldsCwd || o.is(roleHoldsCwd)
 	inv.HoldsOutputName = inv.HoldsOutputName || o.is(roleHoldsOutput)
 	if o.is(roleFamily) && o.form&separate != 0 && namesFile(value) {
-		p.refuse(ReasonUnknownOption, o.name+" "+value)
+		p.refuse(ReasonUnknownOption, o.spell(value))
 	}
 
 	switch o.does {
 	case refused:
-		p.refuse(o.why, o.name+value)
+		p.refuse(o.why, o.spell(value))
 	case setCompile:
 		p.compile = true
 	case setAssemble:
 		p.assemble = true
 	case setOutput:
-		p.output, p.hasOutput = value, true
+		p.output, p.outputs = value, p.outputs+1
 	case setLanguage:
 		p.language = value
 		if value == "none" {
@@ -267,7 +264,7 @@ func (p *parser) apply(o namedOption, value string) {
 	case setNoSplitDwarf:
 		p.splitDwarf = false
 	case setCoverage:
-		inv.Coverage, p.testCoverage = true, true
+		inv.Coverage, p.coverage = true, true
 	case setProfileArcs:
 		inv.Coverage = true
 	case setTestCoverage:
@@ -285,7 +282,7 @@ func (p *parser) includeDir(o namedOption, dir string) {
 	// gcc replaces a leading = or $SYSROOT, and each compiler knows other
 	// cases in which it does not.
 	if strings.HasPrefix(dir, "=") || strings.HasPrefix(dir, "$SYSROOT") {
-		p.refuse(ReasonIncludeOption, o.name+dir)
+		p.refuse(ReasonIncludeOption, o.spell(dir))
 		return
 	}
 	inc := &p.inv.Includes

@@ -69,9 +69,12 @@ func (p *parser) finish() {
 		p.refuse(ReasonNoSource, "")
 	case p.archs > 1:
 		p.refuse(ReasonMultipleArchs, "-arch")
-	case p.hasOutput && (p.output == "" || strings.HasSuffix(p.output, "/")):
+	case p.outputs > 0 && (p.output == "" || strings.HasSuffix(p.output, "/")):
 		p.refuse(ReasonBadCommand, "-o "+p.output)
-	case p.hasOutput && p.output == "-":
+	case p.outputs > 1:
+		// It does for the object, but gcc's dependency options fail.
+		p.refuse(ReasonOutputName, "several -o")
+	case p.output == "-":
 		p.refuse(ReasonOutputName, "-o -")
 	case p.assemble && !compiled(inv.Language):
 		p.refuse(ReasonOutputKind, "-S "+inv.Source) // the result goes to stdout, or there is none
@@ -86,19 +89,19 @@ func (p *parser) finish() {
 	}
 	inv.Debug = p.debug
 	inv.HoldsCwd = inv.HoldsCwd || p.debug
-	p.outputs()
+	p.declareOutputs()
 	p.dependencies()
 }
 
-// outputs fills in the names of everything that the compile leaves behind.
-func (p *parser) outputs() {
+// declareOutputs fills in the names of everything that the compile leaves behind.
+func (p *parser) declareOutputs() {
 	inv := p.inv
 	role, suffix := "object", ".o"
 	if inv.Mode == Assembly {
 		role, suffix = "assembly", ".s"
 	}
 	inv.Object = p.output
-	if !p.hasOutput {
+	if p.outputs == 0 {
 		inv.Object = stem(baseName(inv.Source)) + suffix
 	}
 	inv.Outputs = []Output{{Role: role, Path: inv.Object}}
@@ -109,12 +112,12 @@ func (p *parser) outputs() {
 			inv.Outputs = append(inv.Outputs, Output{Role: role, Path: p.companion(role), Optional: optional})
 		}
 	}
-	// gcc extracts a .dwo even from an object without debug information, clang
-	// makes one only if there is some.
-	add(p.splitDwarf && inv.Mode == Object && (gcc || p.debug || !compiled(inv.Language)),
+	// gcc has objcopy extract a .dwo from each object, clang's front end writes
+	// one if there is debug information, with -S too.
+	add(p.splitDwarf && (gcc && inv.Mode == Object || !gcc && (p.debug || !compiled(inv.Language))),
 		"dwo", !gcc && (inv.LTO || !compiled(inv.Language)))
 	if compiled(inv.Language) {
-		add(p.testCoverage, "gcno", inv.LTO)
+		add(p.testCoverage || p.coverage, "gcno", inv.LTO)
 		// clang writes none for a unit without functions; without fat objects,
 		// link-time optimisation leaves both to the link.
 		add(p.stackUsage, "su", !gcc || inv.LTO)
@@ -133,6 +136,9 @@ func (p *parser) device() bool { return strings.HasPrefix(p.output, "/dev/") }
 // companion is the name of a file beside the output, with its role as suffix.
 func (p *parser) companion(role string) string {
 	base := stem(p.inv.Object)
+	if p.inv.Family == Clang && role == "dwo" && !p.compile {
+		base = stem(baseName(p.inv.Source)) // -o is heeded with -c only
+	}
 	// gcc takes no suffix off a name that is nothing but a suffix: .o gives
 	// .o.dwo, but .d.
 	if p.inv.Family == GCC && role != "d" && (base == "" || strings.HasSuffix(base, "/")) {
@@ -168,7 +174,6 @@ func (p *parser) dependencies() {
 		// preprocessor is told directly comes later than both.
 		SystemHeaders: !d.user,
 		File:          d.file,
-		Targets:       append(d.targets, d.innerTargets...),
 		Phony:         d.phony,
 	}
 	if d.innerSet {
@@ -186,15 +191,51 @@ func (p *parser) dependencies() {
 	if deps.File == "-" {
 		p.refuse(ReasonDependencyOption, "-MF -")
 	}
-	// gcc's driver names the output as target only for its own -MD, not for
-	// -Wp,-MD, and then even if -Wp,-MT names another.
-	if p.hasOutput && driver && len(d.targets) == 0 {
-		deps.Targets = append(deps.Targets, DepTarget{Name: p.output, Quoted: true})
-	}
-	if len(deps.Targets) == 0 {
-		deps.Targets = []DepTarget{{Name: stem(baseName(inv.Source)) + ".o", Quoted: true}}
-	}
+	deps.Targets = p.targets(driver)
 	inv.Deps = deps
+}
+
+// targets are the dependency file's, in the order in which the compiler writes
+// them; driver is whether -MD or -MMD was among the driver's own options.
+func (p *parser) targets(driver bool) []DepTarget {
+	given := p.dep.targets
+	if p.outputs > 0 && driver && len(given) == 0 {
+		// gcc does this for its driver's -MD alone, not for -Wp,-MD, and then
+		// even if -Wp,-MT names a target.
+		given = []DepTarget{{Name: p.output, Quoted: true}}
+	}
+	if p.inv.Family == GCC {
+		given = gccTargetOrder(given, p.dep.innerTargets)
+	}
+	if len(given) == 0 {
+		given = []DepTarget{{Name: stem(baseName(p.inv.Source)) + ".o", Quoted: true}}
+	}
+	return given
+}
+
+// gccTargetOrder is the order in which gcc writes targets. Its driver passes
+// every -MQ on before every -MT, then come those that -Wp, holds; and cc1 keeps
+// the unquoted ones in front, by letting each change places with the first
+// quoted one.
+func gccTargetOrder(driver, inner []DepTarget) []DepTarget {
+	var given, order []DepTarget
+	for _, quoted := range []bool{true, false} {
+		for _, t := range driver {
+			if t.Quoted == quoted {
+				given = append(given, t)
+			}
+		}
+	}
+	unquoted := 0
+	for _, t := range append(given, inner...) {
+		order = append(order, t)
+		if !t.Quoted {
+			last := len(order) - 1
+			order[unquoted], order[last] = order[last], order[unquoted]
+			unquoted++
+		}
+	}
+	return order
 }
 
 // baseName is the last element of a path.
