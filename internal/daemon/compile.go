@@ -120,7 +120,7 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 		if inv.Deps.Requested && inv.Deps.SystemHeaders {
 			targets, phony = inv.Deps.Targets, inv.Deps.Phony
 		}
-		if !bytes.Equal(compiler.RenderDepFile(inv.Family, targets, deps, phony), raw) {
+		if !bytes.Equal(compiler.RenderDepFile(inv.Family, targets, deps, inv.Source, phony), raw) {
 			return refuse(reasonDepFile, "%s has a form that is not known", filepath.Base(depFile))
 		}
 	} else {
@@ -206,7 +206,7 @@ func renderUserDeps(inv *compiler.Invocation, c *compiled) []byte {
 			names = append(names, d)
 		}
 	}
-	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Deps.Phony)
+	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Source, inv.Deps.Phony)
 }
 
 // scanAll scans every file that the compile read.

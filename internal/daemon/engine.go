@@ -141,10 +141,8 @@ const (
 	reasonDepFile       compiler.Reason = "dependency-file"
 	reasonDateTime      compiler.Reason = "date-time"
 	reasonOnceCopies    compiler.Reason = "pragma-once-copies"
-	reasonPCH           compiler.Reason = "precompiled-header"
 	reasonAsmInclude    compiler.Reason = "assembler-include"
 	reasonDependency    compiler.Reason = "pragma-dependency"
-	reasonModules       compiler.Reason = "modules"
 	reasonStore         compiler.Reason = "store-failed"
 	reasonRoot          compiler.Reason = "root-prefix"
 )
@@ -167,10 +165,8 @@ func EngineReasons() map[compiler.Reason]string {
 		reasonDepFile:       "the dependency file was not understood",
 		reasonDateTime:      "the source uses __DATE__, __TIME__ or __TIMESTAMP__",
 		reasonOnceCopies:    "two files of equal content are included once",
-		reasonPCH:           "a precompiled header lies beside a header",
 		reasonAsmInclude:    "the assembler may read files that nothing lists",
 		reasonDependency:    "#pragma GCC dependency compares file times",
-		reasonModules:       "the source uses C++ modules",
 		reasonStore:         "the result could not be written to the cache",
 		reasonRoot:          "an input's path begins with the root's name without being below it",
 	}

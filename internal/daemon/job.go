@@ -227,7 +227,7 @@ func renderDeps(inv *compiler.Invocation, paths *compiler.PathMap, deps []action
 			names = append(names, paths.Local(d.Path))
 		}
 	}
-	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Deps.Phony)
+	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Source, inv.Deps.Phony)
 }
 
 // readDepFile reads and parses a dependency file.

@@ -113,19 +113,25 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		return nil, err
 	}
 	looked := compiler.FindLookups(p.inv, sp, files, compiler.NewDirCache(p.place.cwd))
-	if looked.NeedPreprocess != "" && j.preprocessed.IsZero() {
-		if looked.NeedPreprocess == string(reasonDependency) {
-			return nil, refuse(reasonDependency, "")
+	switch need := looked.NeedPreprocess; {
+	case need == compiler.NeedPragmaDependency:
+		return nil, refuse(reasonDependency, "")
+	case need == compiler.NeedPrecompiledHeader:
+		return nil, refuse(compiler.ReasonPrecompiled, "one lies beside a header")
+	case need != "" && j.preprocessed.IsZero():
+		return nil, needsText(need)
+	}
+	for _, x := range looked.Aliases {
+		in, err := j.input(x, c.start)
+		if err != nil {
+			return nil, err
 		}
-		return nil, needsText(looked.NeedPreprocess)
+		a.Inputs = append(a.Inputs, in)
 	}
 	for _, x := range looked.Absent {
 		a.Absent = append(a.Absent, p.place.paths.Neutral(x))
 	}
 	for _, x := range looked.Present {
-		if strings.HasSuffix(x, ".gch") || strings.HasSuffix(x, ".pch") {
-			return nil, refuse(reasonPCH, "%s", x)
-		}
 		// What appeared while the compiler ran, it may not have seen.
 		var st unix.Stat_t
 		if err := unix.Stat(p.place.absolute(x), &st); err != nil || st.Ctim.Nano() >= c.start {
@@ -163,30 +169,30 @@ func (j *job) input(name string, start int64) (action.Input, error) {
 func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File, inputs []action.Input) error {
 	inv := j.prep.inv
 	once := map[digest.Digest]string{}
-	var date, timestamp bool
 	for i, f := range files {
 		s := f.Scan
 		switch {
 		case s.Module:
-			return refuse(reasonModules, "%s", f.Path)
+			return refuse(compiler.ReasonModules, "%s", f.Path)
 		case s.PragmaDependency:
 			return refuse(reasonDependency, "%s", f.Path)
+		case s.PragmaPCH:
+			return refuse(compiler.ReasonPrecompiled, "%s", f.Path)
 		case s.AsmInclude && inv.Mode == compiler.Object && !inv.CanListAssembly():
 			return refuse(reasonAsmInclude, "%s", f.Path)
 		}
-		date = date || s.Date || s.Time
-		timestamp = timestamp || s.Timestamp
-		if s.PragmaOnce || s.Import {
+		if s.PragmaOnce || slices.ContainsFunc(s.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import }) {
 			if other, dup := once[inputs[i].Digest]; dup && other != f.Path {
 				return refuse(reasonOnceCopies, "%s and %s", other, f.Path)
 			}
 			once[inputs[i].Digest] = f.Path
 		}
 	}
+	date, clock, timestamp := compiler.TimeMacros(files)
 	if timestamp {
 		return refuse(reasonDateTime, "__TIMESTAMP__")
 	}
-	if date {
+	if date || clock {
 		return j.checkDate(ctx)
 	}
 	return nil
