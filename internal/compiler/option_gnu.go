@@ -17,7 +17,7 @@ var gnuGrammar = newGrammar([]option{
 	{names: "--language=", form: joined, does: setLanguage},
 	{names: "-E --preprocess", form: alone, does: refused, why: ReasonPreprocessing},
 	{names: "-M -MM --dependencies --user-dependencies", form: alone, does: refused, why: ReasonPreprocessing},
-	{names: "-fsyntax-only -v -### -V -help -version -dumpversion -dumpfullversion -dumpmachine -dumpspecs", form: alone,
+	{names: "-fsyntax-only -fdriver-only -v -### -V -help -version -dumpversion -dumpfullversion -dumpmachine -dumpspecs", form: alone,
 		does: refused, why: ReasonQuery},
 	{names: "--version --help --target-help --verbose --help-hidden --autocomplete= --completion= --analyze", form: alone | joined,
 		does: refused, why: ReasonQuery},
@@ -97,6 +97,7 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-fpic -fPIC -fpie -fPIE -fno-pic -fno-PIC -fno-pie -fno-PIE -fcf-protection", form: alone, roles: roleProbe},
 	{names: "-fcf-protection=", form: joined, roles: roleProbe},
 	{names: "-mllvm", form: separate, roles: roleFamily, only: Clang},
+	{names: "-EL -EB", form: alone, roles: roleProbe},
 	{names: "-mthread-model -meabi", form: separate, roles: roleProbe, only: Clang},
 	{names: "-Xarch_ -Xopenmp-target --offload --cuda -mlink-builtin-bitcode", form: joined | separate,
 		does: refused, why: ReasonMultipleArchs, only: Clang},
@@ -205,7 +206,7 @@ var gnuGrammar = newGrammar([]option{
 	{names: "--output-pch=", form: joined, does: refused, why: ReasonPrecompiled},
 	{names: "-fpch-preprocess -fpch-deps -fpch-instantiate-templates -fpch-codegen -fpch-debuginfo -fpreprocessed", form: alone,
 		does: refused, why: ReasonPrecompiled},
-	{names: "-fmodule", form: alone | joined, does: refused, why: ReasonModules},
+	{names: "-fmodule -fdeps-", form: alone | joined, does: refused, why: ReasonModules},
 	{names: "-fcxx-modules -fimplicit-module-maps -fimplicit-modules -fbuild-session-timestamp= -fbuild-session-file= " +
 		"-fprebuilt-module-path= -fprebuilt-implicit-modules -fsystem-module", form: alone | joined, does: refused, why: ReasonModules},
 

@@ -8,9 +8,11 @@ package compiler
 // most options mean something by their order, some compilers quote their
 // spelling in warnings, and debug information records both.
 //
-// Paths are neutral under m; nil maps nothing.
+// The first element is the language, because a source's may follow from the
+// compiler's name. Paths are neutral under m; nil maps nothing.
 func (inv *Invocation) KeyArgs(m *PathMap) []string {
-	return inv.renderAll(make([]string, 0, len(inv.parsed)+8), func(w word) (string, bool) {
+	args := append(make([]string, 0, len(inv.parsed)+8), inv.Language)
+	return inv.renderAll(args, func(w word) (string, bool) {
 		switch {
 		case w.opt.is(roleOutput) && !inv.HoldsOutputName, w.opt.is(roleDep) && !inv.depsUnused:
 			return "", false
