@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// context is a set of the contexts in which a file may have been included.
-type context uint8
+// inclusion is a set of the contexts in which a file may have been included.
+type inclusion uint8
 
 const (
-	userContext context = 1 << iota
+	userContext inclusion = 1 << iota
 	systemContext
 )
 
@@ -33,8 +33,8 @@ func UserDeps(family Family, sp SearchPath, inv *Invocation, files []File) (user
 		chain:  userChain(sp),
 		index:  make(map[string]int, len(files)),
 		last:   make(map[string]int, len(files)),
-		before: make([]context, len(files)),
-		after:  make([]context, len(files)),
+		before: make([]inclusion, len(files)),
+		after:  make([]inclusion, len(files)),
 	}
 	for i := range files {
 		p := trimDotSlash(files[i].Path)
@@ -64,7 +64,7 @@ type userDeps struct {
 	last   map[string]int // path -> its last place: gcc repeats files
 	// before and after hold the contexts of inclusions by files that stand
 	// before, or not before, the included one.
-	before, after []context
+	before, after []inclusion
 }
 
 // userChain is the chain without the user's directories that are system
@@ -94,7 +94,7 @@ func userChain(sp SearchPath) chain {
 // looked at when the file's turn comes.
 func (u *userDeps) walk() (user []bool, ok bool) {
 	user = make([]bool, len(u.files))
-	searched := make(map[string]context) // by directory: who looked for "…" there
+	searched := make(map[string]inclusion) // by directory: who looked for "…" there
 	for i := range u.files {
 		p := trimDotSlash(u.files[i].Path)
 		if first := u.index[p]; first != i {
@@ -147,7 +147,7 @@ func (u *userDeps) walk() (user []bool, ok bool) {
 }
 
 // include notes that file from (-1: the command line) may include file to.
-func (u *userDeps) include(from, to int, c context) {
+func (u *userDeps) include(from, to int, c inclusion) {
 	if from < to {
 		u.before[to] |= c
 	} else {
@@ -156,7 +156,7 @@ func (u *userDeps) include(from, to int, c context) {
 }
 
 // follow notes the inclusions that a literal directive may be.
-func (u *userDeps) follow(from int, dir string, c context, d Directive) {
+func (u *userDeps) follow(from int, dir string, c inclusion, d Directive) {
 	if d.Kind == HasInclude || d.Kind == HasIncludeNext || d.Kind == HasEmbed {
 		if u.family == GCC {
 			return // gcc does not list what is only asked for
@@ -215,7 +215,7 @@ func (u *userDeps) find(in chainDir, name string) (int, bool) {
 
 // followComputed notes that a file with a computed include may include any
 // other, under each name that leads to it.
-func (u *userDeps) followComputed(from int, dir string, c context) {
+func (u *userDeps) followComputed(from int, dir string, c inclusion) {
 	for to := range u.files {
 		p := trimDotSlash(u.files[to].Path)
 		if to == from || u.index[p] != to {
