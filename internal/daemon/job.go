@@ -66,6 +66,9 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 	if j.prep, err = j.e.prepare(ctx, j.req); err != nil {
 		return nil, err
 	}
+	if j.req.GetShowCommand() {
+		return j.showCommand(), nil
+	}
 	for waited := false; ; waited = true {
 		id, err := j.manifestID(ctx)
 		if err != nil {
@@ -88,6 +91,13 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		}
 		j.flight = j.e.flights.join(ctx, j.prep.key)
 	}
+}
+
+// showCommand is the command that a miss would run, but for the options that
+// only ask for lists of what was read.
+func (j *job) showCommand() *ipcv1.ServerMessage {
+	argv := append([]string{j.req.GetCompiler()}, j.prep.inv.RunArgs(compiler.RunOptions{Extra: j.prep.extra})...)
+	return &ipcv1.ServerMessage{Done: &ipcv1.Done{Stdout: []byte(wrapper.Quote(argv) + "\n")}}
 }
 
 // manifestID names the manifest that can hold the job's result. For most it

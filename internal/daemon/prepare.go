@@ -62,13 +62,16 @@ func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, er
 	case err != nil:
 		return nil, refuse(reasonUnknown, "%s", err)
 	}
-	if known != nil && known.tool.Identity == tool.Identity {
-		return known, nil
-	}
 	if inv.Family != tool.Family {
 		if inv, err = compiler.ParseAs(tool.Family, e.command(req)); err != nil {
 			return nil, err
 		}
+	}
+	if tool, err = tool.For(ctx, inv, req.GetCwd()); err != nil {
+		return nil, refuse(reasonUnknown, "%s", err)
+	}
+	if known != nil && known.tool.Identity == tool.Identity {
+		return known, nil
 	}
 	p, err := e.complete(ctx, req, inv, tool)
 	if err != nil {

@@ -105,6 +105,9 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	}
 	// The same toolchain, still: an upgrade under way mixes two.
 	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetArgs()[0], j.req.GetEnv())
+	if err == nil {
+		tool, err = tool.For(ctx, p.inv, p.place.cwd)
+	}
 	if err != nil || tool.Identity != p.tool.Identity {
 		return nil, refuse(reasonModified, "the compiler changed")
 	}
