@@ -1,0 +1,86 @@
+# Targets for people and for CI; .ci/run calls nothing else.
+#
+#   make setup     install what a fresh Debian 12 machine with Go lacks
+#   make build     bin/hpcc, bin/hpccd
+#   make demo      build a real program cold and warm, and explain a miss
+#   make test      vet, unit tests, script tests, fuzz seeds, race detector
+#   make e2e       redis, lua and sqlite3 through hpcc, against the plain compiler
+#   make soak      the same in the counts that find rare faults
+#   make bench     ratios against ccache, sccache and zccache -> docs/performance.md
+#   make lint      golangci-lint
+#   make generate  protobuf code from proto/
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+# The Go modules of the workspace. Each target that checks runs in all of them.
+MODULES := . proto agent
+
+VERSION ?= $(shell scripts/version)
+LDFLAGS := -s -w -X hpcc.dev/hpcc/internal/ipc.Version=$(VERSION)
+
+# Packages whose bugs are races; the rest of the tests run without the
+# detector, which costs five to ten times the time.
+RACE := cache daemon ipc wrapper action
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+BUF := github.com/bufbuild/buf/cmd/buf@v1.75.0
+PROTOC_GEN_GO_LITE := github.com/aperturerobotics/protobuf-go-lite/cmd/protoc-gen-go-lite
+
+# A missing compiler or tool fails a test instead of skipping it.
+export HPCC_TEST_REQUIRE ?= 1
+
+.PHONY: build
+# Static programs: without cgo a Go program starts in half the time, and the
+# wrapper starts once for every compile. -trimpath keeps the build directory
+# out of them.
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/hpcc ./cmd/hpccd
+
+.PHONY: setup
+setup:
+	@scripts/setup
+
+.PHONY: test
+test: setup build vet
+	for m in $(MODULES); do (cd $$m && go test ./...); done
+	go test -race $(foreach p,$(RACE),$(if $(wildcard internal/$p),./internal/$p/...))
+
+.PHONY: vet
+vet:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted" >&2; exit 1; fi
+	for m in $(MODULES); do (cd $$m && go vet ./...); done
+	go vet -tags e2e ./test/e2e
+
+.PHONY: e2e
+e2e: setup build
+	go test -tags e2e -count=1 -timeout 30m -v ./test/e2e
+
+.PHONY: soak
+soak: setup build
+	HPCC_SOAK=1 go test -tags e2e -count=1 -timeout 6h -v ./test/e2e
+
+.PHONY: demo
+demo: setup build
+	@scripts/demo
+
+.PHONY: bench
+bench: setup build
+	@bench/run
+
+.PHONY: lint
+lint:
+	go run $(GOLANGCI_LINT) config verify
+	for m in $(MODULES); do (cd $$m && go run $(GOLANGCI_LINT) run ./...); done
+
+.PHONY: generate
+generate:
+	cd proto && GOBIN=$(CURDIR)/.cache/bin go install $(PROTOC_GEN_GO_LITE) && \
+	PATH="$(CURDIR)/.cache/bin:$$PATH" go run $(BUF) generate
+
+.PHONY: clean
+clean:
+	rm -rf bin .cache

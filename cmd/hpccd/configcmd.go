@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hpcc.dev/hpcc/internal/config"
+)
+
+func (a *app) newConfig() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show every setting and where its value comes from",
+		Long: `Config shows every setting, its value, and whether that comes from the
+environment, from a line of client.toml, or is the default. The environment
+wins over the file. client.toml stands in $HPCC_CONFIG_DIR, or in hpcc/ below
+the user's configuration directory (on Linux ~/.config).
+
+Settings:
+
+` + settingsHelp(),
+		Example: `  hpcc config
+  HPCC_CACHE_MAX_SIZE=20GB hpcc config
+  hpcc config --json | jq -r '.settings[] | select(.key == "cache.dir").value'`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := config.Load()
+			if err != nil {
+				return withHint(err, "hpcc config --help lists the settings")
+			}
+			if asJSON {
+				return a.printJSON(struct {
+					File     string           `json:"file"`
+					Settings []config.Setting `json:"settings"`
+				}{c.File, c.Settings()})
+			}
+			if _, err := os.Stat(c.File); err != nil && a.terminal {
+				a.note("there is no %s; every setting is optional", c.File)
+			}
+			t := a.newTable("SETTING", "VALUE", "FROM")
+			for _, s := range c.Settings() {
+				from := s.Origin
+				if from == "environment" {
+					from = s.Env
+				}
+				t.row(s.Key, s.Value, from)
+			}
+			return t.flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+// settingsHelp is the table of settings as help text.
+func settingsHelp() string {
+	var b strings.Builder
+	for _, s := range (&config.Config{}).Settings() {
+		fmt.Fprintf(&b, "  %-22s %s\n      %s\n", s.Key, s.Env, s.Help)
+	}
+	return strings.TrimRight(b.String(), "\n")
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hpcc.dev/hpcc/internal/config"
+	"hpcc.dev/hpcc/internal/daemon"
+)
+
+// fixture is an app with private directories and nothing wired.
+func fixture(t *testing.T) (a *app, stdout, stderr *bytes.Buffer) {
+	t.Helper()
+	t.Setenv("HPCC_CONFIG_DIR", t.TempDir())
+	t.Setenv("HPCC_CACHE_DIR", t.TempDir())
+	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
+	return &app{stdout: stdout, stderr: stderr}, stdout, stderr
+}
+
+func someStats(*config.Config) (*daemon.Stats, error) {
+	return &daemon.Stats{
+		HitsDirect: 74, HitsPreprocessed: 1, Misses: 25, CompilesFailed: 2,
+		Uncacheable:         map[string]int64{"linking": 7, "preprocessing only": 30, "never": 0},
+		CompileSecondsSaved: 93.4,
+		CacheBytes:          23_400_000, CacheMaxBytes: 10e9, Entries: 27,
+	}, nil
+}
+
+func TestStatsTable(t *testing.T) {
+	a, stdout, _ := fixture(t)
+	a.terminal = true
+	a.readStats, a.zeroStats = someStats, func(*config.Config) error { return nil }
+	if code := a.run([]string{"stats"}); code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	want := `hits                    75  75.0 %
+  direct                74
+  preprocessed          1
+misses                  25  25.0 %
+  failed to compile     2
+not cacheable           37
+  preprocessing only    30
+  linking               7
+compile time saved      1m33s
+cache                   23.4 MB of 10.0 GB  0.2 %
+  entries               27
+`
+	if got := squeeze(stdout.String()); got != squeeze(want) {
+		t.Errorf("got:\n%s\nwant:\n%s", stdout, want)
+	}
+}
+
+// squeeze makes runs of blanks one blank, since widths are tabwriter's.
+func squeeze(s string) string {
+	var lines []string
+	for _, l := range strings.Split(s, "\n") {
+		lines = append(lines, strings.Join(strings.Fields(l), " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestStatsPiped(t *testing.T) {
+	a, stdout, _ := fixture(t)
+	a.readStats, a.zeroStats = someStats, func(*config.Config) error { return nil }
+	if code := a.run([]string{"stats"}); code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	for _, want := range []string{"hits_direct\t74\n", "misses\t25\n", "uncacheable.linking\t7\n", "cache_bytes\t23400000\n"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, stdout)
+		}
+	}
+}
+
+// Scripts of users read these names: none may go.
+func TestStatsJSON(t *testing.T) {
+	a, stdout, _ := fixture(t)
+	zeroed := false
+	a.readStats = func(*config.Config) (*daemon.Stats, error) {
+		if zeroed {
+			t.Error("the numbers were zeroed before they were read")
+		}
+		return &daemon.Stats{}, nil
+	}
+	a.zeroStats = func(*config.Config) error { zeroed = true; return nil }
+	if code := a.run([]string{"stats", "--json", "--zero"}); code != 0 || !zeroed {
+		t.Fatalf("exit status %d, zeroed: %v", code, zeroed)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(stdout.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hits_direct", "hits_preprocessed", "hits_remote", "misses", "uncacheable", "errors",
+		"compile_seconds_saved", "cache_bytes", "cache_max_bytes", "entries", "compiles_failed", "since"} {
+		if v, ok := got[name]; !ok || v == nil {
+			t.Errorf("field %s: %v", name, v)
+		}
+	}
+}
+
+func TestExplain(t *testing.T) {
+	a, stdout, stderr := fixture(t)
+	a.explain = func(_ *config.Config, file string) (*daemon.Explanation, error) {
+		if strings.HasSuffix(file, "/new.c") {
+			return nil, errNeverCompiled
+		}
+		return &daemon.Explanation{
+			File: file, Time: time.Now(), Command: []string{"gcc", "-DNAME=a b", "-c", "a.c"},
+			Outcome: "miss", Against: "the compile before",
+			Changes: []daemon.ExplainedChange{
+				{Kind: "input", Name: "/src/a.h", Old: "aa", New: "bb"},
+				{Kind: "new-file", Name: "/src/include/b.h"},
+				{Kind: "flag", Name: "-O", Old: "2", New: "3"},
+			},
+		}, nil
+	}
+	if code := a.run([]string{"explain", "/src/a.c"}); code != 0 {
+		t.Fatalf("exit status %d: %s", code, stderr)
+	}
+	for _, want := range []string{
+		"command\tgcc '-DNAME=a b' -c a.c\n",
+		"changed\tfile /src/a.h has other content\n",
+		"changed\tfile /src/include/b.h did not exist when the compiler looked for it, and does now\n",
+		"changed\tflag -O was 2 and is now 3\n",
+	} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, stdout)
+		}
+	}
+	if code := a.run([]string{"explain", "/src/new.c"}); code != 1 || !strings.Contains(stderr.String(), "hpcc: hint: compile it through hpcc first") {
+		t.Errorf("exit status %d: %s", code, stderr)
+	}
+}
+
+func TestClean(t *testing.T) {
+	a, stdout, stderr := fixture(t)
+	var got daemon.CleanOptions
+	a.clean = func(_ context.Context, _ *config.Config, opt daemon.CleanOptions) (*daemon.CleanReport, error) {
+		got = opt
+		return &daemon.CleanReport{Entries: 3, Bytes: 4096}, nil
+	}
+	if code := a.run([]string{"clean", "--older", "7d"}); code != 0 || got.OlderThan != 7*24*time.Hour || got.All {
+		t.Errorf("exit status %d, options %+v: %s", code, got, stderr)
+	}
+	if !strings.Contains(stdout.String(), "removed\t3\t4096\n") {
+		t.Errorf("got %s", stdout)
+	}
+	a.clean = func(context.Context, *config.Config, daemon.CleanOptions) (*daemon.CleanReport, error) {
+		return nil, errors.New("read-only file system")
+	}
+	if code := a.run([]string{"clean", "--all"}); code != 1 || !strings.Contains(stderr.String(), "hpcc: hint: hpcc config shows") {
+		t.Errorf("exit status %d: %s", code, stderr)
+	}
+}
+
+func TestParseAge(t *testing.T) {
+	for text, want := range map[string]time.Duration{"7d": 168 * time.Hour, "1.5d": 36 * time.Hour, "2w": 336 * time.Hour, "90m": 90 * time.Minute} {
+		if got, err := parseAge(text); err != nil || got != want {
+			t.Errorf("parseAge(%q) = %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "d", "-1d", "0d", "NaNd", "1e300w", "7", "0s", "-5h"} {
+		if got, err := parseAge(text); err == nil {
+			t.Errorf("parseAge(%q) = %v, want an error", text, got)
+		}
+	}
+}
+
+func TestShellQuote(t *testing.T) {
+	for in, want := range map[string]string{"": "''", "-O2": "-O2", "-DX=\"a\"": `'-DX="a"'`, "it's": `'it'\''s'`, "a b": "'a b'", "~x": "'~x'"} {
+		if got := shellQuote(in); got != want {
+			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+// Every command is documented: what it does at length, and an example.
+func TestEveryCommandHasHelp(t *testing.T) {
+	a, _, _ := fixture(t)
+	var check func(*cobra.Command)
+	check = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			check(sub)
+		}
+		if c.Hidden || c.Name() == "help" || c.Parent() != nil && c.Parent().Name() == "completion" || c.Name() == "completion" {
+			return
+		}
+		if c.Short == "" || c.Long == "" || c.Example == "" {
+			t.Errorf("%s lacks a short text, a long text or an example", c.CommandPath())
+		}
+		if strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: the short text ends in a full stop", c.CommandPath())
+		}
+	}
+	check(a.newRoot())
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hpcc.dev/hpcc/internal/config"
+	"hpcc.dev/hpcc/internal/daemon"
+)
+
+func (a *app) newStats() *cobra.Command {
+	var asJSON, zero bool
+	cmd := &cobra.Command{
+		Use:   "stats",
+		Short: "Show hits, misses and the size of the cache",
+		Long: `Stats counts every compiler call that went through hpcc: hits, misses, and
+those that were passed to the compiler as they were, each with its reason.
+The numbers come from the daemon if one runs, else from the cache directory.`,
+		Example: `  hpcc stats
+  hpcc stats --zero && make && hpcc stats
+  hpcc stats --json | jq .misses`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.settings()
+			if err != nil {
+				return err
+			}
+			if a.readStats == nil || a.zeroStats == nil {
+				return absent("statistics")
+			}
+			s, err := a.readStats(c)
+			if err != nil {
+				return withHint(fmt.Errorf("statistics: %w", err), "hpcc config shows which cache directory is used")
+			}
+			// With --zero the numbers shown are those that end here.
+			if zero {
+				if err := a.zeroStats(c); err != nil {
+					return fmt.Errorf("zeroing the statistics: %w", err)
+				}
+			}
+			if asJSON {
+				if s.Uncacheable == nil {
+					s.Uncacheable = map[string]int64{} // an object, never null
+				}
+				return a.printJSON(s)
+			}
+			return a.printStats(s)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&zero, "zero", false, "start counting anew, after printing")
+	return cmd
+}
+
+func (a *app) printStats(s *daemon.Stats) error {
+	if !a.terminal {
+		return a.printPlainStats(s)
+	}
+	t := a.newTable()
+	count := func(name string, n int64) { t.row(name, strconv.FormatInt(n, 10)) }
+	t.row("hits", fmt.Sprintf("%d", s.Hits()), percent(s.Hits(), s.Hits()+s.Misses))
+	count("  direct", s.HitsDirect)
+	count("  preprocessed", s.HitsPreprocessed)
+	if s.HitsRemote > 0 {
+		count("  remote", s.HitsRemote)
+	}
+	t.row("misses", fmt.Sprintf("%d", s.Misses), percent(s.Misses, s.Hits()+s.Misses))
+	if s.CompilesFailed > 0 {
+		count("  failed to compile", s.CompilesFailed)
+	}
+	var passed int64
+	for _, n := range s.Uncacheable {
+		passed += n
+	}
+	count("not cacheable", passed)
+	for _, reason := range byCount(s.Uncacheable) {
+		count("  "+reason, s.Uncacheable[reason])
+	}
+	if s.Errors > 0 {
+		count("errors", s.Errors)
+	}
+	t.row("compile time saved", humanSeconds(s.CompileSecondsSaved))
+	t.row("cache", config.HumanSize(s.CacheBytes)+" of "+config.HumanSize(s.CacheMaxBytes), percent(s.CacheBytes, s.CacheMaxBytes))
+	count("  entries", s.Entries)
+	if !s.Since.IsZero() {
+		t.row("since", s.Since.Local().Format("2006-01-02 15:04:05"))
+	}
+	return t.flush()
+}
+
+// printPlainStats writes the JSON's names, for scripts.
+func (a *app) printPlainStats(s *daemon.Stats) error {
+	t := a.newTable()
+	for _, r := range []struct {
+		name string
+		n    int64
+	}{
+		{"hits_direct", s.HitsDirect}, {"hits_preprocessed", s.HitsPreprocessed}, {"hits_remote", s.HitsRemote},
+		{"misses", s.Misses}, {"compiles_failed", s.CompilesFailed}, {"errors", s.Errors},
+		{"cache_bytes", s.CacheBytes}, {"cache_max_bytes", s.CacheMaxBytes}, {"entries", s.Entries},
+	} {
+		t.row(r.name, strconv.FormatInt(r.n, 10))
+	}
+	t.row("compile_seconds_saved", strconv.FormatFloat(s.CompileSecondsSaved, 'f', 3, 64))
+	for _, reason := range byCount(s.Uncacheable) {
+		t.row("uncacheable."+reason, strconv.FormatInt(s.Uncacheable[reason], 10))
+	}
+	return t.flush()
+}
+
+// byCount lists the reasons that occurred, the most frequent first.
+func byCount(m map[string]int64) []string {
+	var names []string
+	for name, n := range m {
+		if n > 0 {
+			names = append(names, name)
+		}
+	}
+	sort.Slice(names, func(i, j int) bool {
+		if m[names[i]] != m[names[j]] {
+			return m[names[i]] > m[names[j]]
+		}
+		return names[i] < names[j]
+	})
+	return names
+}
+
+func percent(part, whole int64) string {
+	if whole <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole))
+}
+
+func humanSeconds(s float64) string {
+	d := time.Duration(s * float64(time.Second))
+	if d < time.Minute {
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}

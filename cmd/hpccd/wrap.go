@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// newWrap makes the command that shows what would run. The compile itself is
+// what hpcc does without this program.
+func (a *app) newWrap() *cobra.Command {
+	return &cobra.Command{
+		Use:   "wrap [--show-command] COMPILER [ARG...]",
+		Short: "Run a compiler through the cache",
+		Long: `Wrap runs a compiler through the cache. The word wrap may be left out where
+the compiler's name is one that hpcc knows (gcc, g++, cc, c++, clang, clang++,
+with version and target).
+
+With --show-command it compiles nothing and prints what would run on a miss,
+in the shell's syntax: the command itself, or one with the flags that
+reproducible builds add.`,
+		Example: `  hpcc wrap gcc -O2 -c main.c -o main.o
+  hpcc wrap --show-command gcc -O2 -g -c main.c`,
+		// The compiler's flags are not ours.
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			show := false
+			for len(args) > 0 {
+				switch args[0] {
+				case "-h", "--help":
+					return cmd.Help()
+				case "--show-command":
+					show, args = true, args[1:]
+					continue
+				}
+				break
+			}
+			if len(args) == 0 {
+				return usage{withHint(errors.New("hpcc wrap: the compiler is missing"), "see hpcc wrap --help")}
+			}
+			if !show {
+				return withHint(errors.New("hpccd does not compile"), "run hpcc wrap, not hpccd wrap")
+			}
+			c, err := a.settings()
+			if err != nil {
+				return err
+			}
+			if a.commands == nil {
+				return absent("--show-command")
+			}
+			commands, err := a.commands(cmd.Context(), c, args)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			for _, argv := range commands {
+				if _, err := fmt.Fprintln(a.stdout, shellLine(argv)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,201 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// load writes text as client.toml and loads it under env, to which the
+// configuration directory is added.
+func load(t *testing.T, text string, env map[string]string) (*Config, error) {
+	t.Helper()
+	dir := t.TempDir()
+	if text != "" {
+		if err := os.WriteFile(filepath.Join(dir, "client.toml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return LoadFrom(func(name string) (string, bool) {
+		if name == "HPCC_CONFIG_DIR" {
+			return dir, true
+		}
+		v, ok := env[name]
+		return v, ok
+	})
+}
+
+func TestDefaults(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", "/home/someone/cache")
+	c, err := load(t, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Cache.Dir != "/home/someone/cache/hpcc" || c.Cache.MaxSize != 10e9 {
+		t.Errorf("cache: %+v", c.Cache)
+	}
+	if c.Reproducible.Enabled || c.Reproducible.DateTime != DateTimeWarn || c.Disable || c.Verify != 0 {
+		t.Errorf("a default changes what is built: %+v", c)
+	}
+	for _, s := range c.Settings() {
+		if s.Origin != "default" {
+			t.Errorf("%s comes from %s", s.Key, s.Origin)
+		}
+	}
+}
+
+const everyKey = `# settings
+verify = 0.25
+disable = true
+stats_log = "/var/log/hpcc.json"
+
+[cache]
+dir = "/file/cache"
+max_size = "512MiB"
+
+[daemon]
+port = 4000
+socket = "/run/hpcc.sock"
+
+[reproducible]
+enabled = true
+roots = ["/src", "/build/"]
+date_time = "pin"
+
+[log]
+level = "debug"
+format = "json"
+`
+
+func TestFile(t *testing.T) {
+	c, err := load(t, everyKey, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Cache.Dir != "/file/cache" || c.Cache.MaxSize != 512<<20 || c.Daemon.Port != 4000 ||
+		c.Daemon.Socket != "/run/hpcc.sock" || !c.Reproducible.Enabled ||
+		!reflect.DeepEqual(c.Reproducible.Roots, []string{"/src", "/build"}) ||
+		c.Reproducible.DateTime != DateTimePin || c.Verify != 0.25 || !c.Disable ||
+		c.StatsLog != "/var/log/hpcc.json" || c.Log.Level != slog.LevelDebug || c.Log.Format != "json" {
+		t.Errorf("got %+v", c)
+	}
+	for _, s := range c.Settings() {
+		if !strings.HasPrefix(s.Origin, c.File+":") {
+			t.Errorf("%s: origin %q lacks the file and line", s.Key, s.Origin)
+		}
+		if s.Key == "cache.max_size" && s.Origin != c.File+":8" {
+			t.Errorf("cache.max_size: origin %q, want line 8", s.Origin)
+		}
+	}
+}
+
+// Every key can be set by its variable, and the variable wins over the file.
+func TestEnvironmentWins(t *testing.T) {
+	env := map[string]string{
+		"HPCC_CACHE_DIR": "/env/cache", "HPCC_CACHE_MAX_SIZE": "3GB",
+		"HPCC_DAEMON_PORT": "5000", "HPCC_DAEMON_SOCKET": "/env/sock",
+		"HPCC_REPRODUCIBLE_ENABLED": "off", "HPCC_ROOT": "/env/a:/env/b",
+		"HPCC_REPRODUCIBLE_DATE_TIME": "allow", "HPCC_VERIFY": "1",
+		"HPCC_DISABLE": "0", "HPCC_STATS_LOG": "/env/log",
+		"HPCC_LOG_LEVEL": "error", "HPCC_LOG_FORMAT": "text",
+	}
+	want := map[string]string{
+		"cache.dir": "/env/cache", "cache.max_size": "3GB", "daemon.port": "5000",
+		"daemon.socket": "/env/sock", "reproducible.enabled": "false",
+		"reproducible.roots": "/env/a:/env/b", "reproducible.date_time": "allow",
+		"verify": "1", "disable": "false", "stats_log": "/env/log",
+		"log.level": "error", "log.format": "text",
+	}
+	c, err := load(t, everyKey, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(env) != len(keys) || len(want) != len(keys) {
+		t.Fatalf("the test sets %d of %d keys", len(env), len(keys))
+	}
+	for _, s := range c.Settings() {
+		if s.Value != want[s.Key] || s.Origin != "environment" {
+			t.Errorf("%s = %q from %q, want %q from the environment", s.Key, s.Value, s.Origin, want[s.Key])
+		}
+		if _, ok := env[s.Env]; !ok {
+			t.Errorf("%s is set by %s, which the test does not set", s.Key, s.Env)
+		}
+	}
+	if c, err = load(t, everyKey, map[string]string{"HPCC_CACHE_DIR": ""}); err != nil || c.Cache.Dir != "/file/cache" {
+		t.Errorf("an empty variable must count as unset: %v, %v", c, err)
+	}
+}
+
+func TestOverlay(t *testing.T) {
+	c, err := load(t, everyKey, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := c.Overlay(func(name string) (string, bool) { return "/other", name == "HPCC_ROOT" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(o.Reproducible.Roots, []string{"/other"}) || o.Cache.Dir != c.Cache.Dir {
+		t.Errorf("overlay: %+v", o)
+	}
+	if len(c.Reproducible.Roots) != 2 || c.origins["reproducible.roots"] == "environment" {
+		t.Error("overlay changed the original")
+	}
+}
+
+func TestErrors(t *testing.T) {
+	tests := []struct {
+		name, file string
+		env        map[string]string
+		want       string
+	}{
+		{"misspelt key", "[cache]\nmaxsize = \"1GB\"\n", nil, "client.toml:2: unknown key cache.maxsize: did you mean cache.max_size?"},
+		{"key without its table", "max_size = \"1GB\"\n", nil, "client.toml:1: unknown key max_size: did you mean cache.max_size?"},
+		{"misspelt table", "[reproducable]\nenabled = true\n", nil, "did you mean reproducible?"},
+		{"nothing near", "colour = true\n", nil, "client.toml:1: unknown key colour"},
+		{"syntax", "[cache\n", nil, "client.toml:1:"},
+		{"size", "[cache]\nmax_size = \"many\"\n", nil, `client.toml:2: cache.max_size is many: must be a size such as "10GB"`},
+		{"relative path", "[cache]\ndir = \"here\"\n", nil, "cache.dir is here: must be an absolute path"},
+		{"path as a number", "[cache]\ndir = 7\n", nil, "must be a path in quotes"},
+		{"port", "", map[string]string{"HPCC_DAEMON_PORT": "70000"}, `HPCC_DAEMON_PORT is "70000": must be a port number`},
+		{"share", "", map[string]string{"HPCC_VERIFY": "2"}, "must be a number from 0 to 1"},
+		{"not a share", "", map[string]string{"HPCC_VERIFY": "NaN"}, "must be a number from 0 to 1"},
+		{"policy", "", map[string]string{"HPCC_REPRODUCIBLE_DATE_TIME": "never"}, "must be one of warn, error, pin, allow"},
+		{"root of all", "", map[string]string{"HPCC_ROOT": "/"}, "/ cannot be a project root"},
+		{"boolean", "disable = 1\n", nil, "must be true or false"},
+		{"table for a value", "cache = 1\n", nil, "client.toml:1:"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := load(t, tt.file, tt.env)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestConfigDir(t *testing.T) {
+	if _, err := Dir(func(string) (string, bool) { return "relative", true }); err == nil {
+		t.Error("a relative HPCC_CONFIG_DIR was taken")
+	}
+	t.Setenv("XDG_CONFIG_HOME", "/home/someone/config")
+	dir, err := Dir(func(string) (string, bool) { return "", false })
+	if err != nil || dir != "/home/someone/config/hpcc" {
+		t.Errorf("Dir = %q, %v", dir, err)
+	}
+}
+
+func TestUnreadableFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "client.toml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadFrom(func(name string) (string, bool) { return dir, name == "HPCC_CONFIG_DIR" })
+	if err == nil {
+		t.Error("a client.toml that cannot be read was ignored")
+	}
+}

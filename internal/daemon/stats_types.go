@@ -1,0 +1,107 @@
+package daemon
+
+import "time"
+
+// Stats counts what became of compiles. Its JSON is what `hpcc stats --json`
+// prints: fields are added but never renamed or removed.
+type Stats struct {
+	// Since is when counting began: the first compile, or the last zeroing.
+	Since time.Time `json:"since"`
+
+	// HitsDirect were answered from a manifest, without a preprocessor run.
+	HitsDirect int64 `json:"hits_direct"`
+	// HitsPreprocessed were found by the digest of the preprocessed source.
+	HitsPreprocessed int64 `json:"hits_preprocessed"`
+	// HitsRemote were compiled nowhere in this build: a shared tier had them.
+	HitsRemote int64 `json:"hits_remote"`
+	// Misses were compiled, and stored where the compile succeeded.
+	Misses int64 `json:"misses"`
+	// CompilesFailed counts the misses whose compiler reported an error;
+	// their results are not stored.
+	CompilesFailed int64 `json:"compiles_failed"`
+	// Uncacheable counts, by reason, the calls that were passed to the
+	// compiler as they were. The reasons are package compiler's.
+	Uncacheable map[string]int64 `json:"uncacheable"`
+	// Errors counts faults of hpcc itself (a damaged entry, a full disk),
+	// after which the compiler ran as if hpcc were not there.
+	Errors int64 `json:"errors"`
+
+	// CompileSecondsSaved is the sum of what the compiles cost whose results
+	// were reused, less what reusing them cost, in seconds.
+	CompileSecondsSaved float64 `json:"compile_seconds_saved"`
+
+	// CacheBytes and Entries are the size of the disk cache, and
+	// CacheMaxBytes the size at which it evicts.
+	CacheBytes    int64 `json:"cache_bytes"`
+	CacheMaxBytes int64 `json:"cache_max_bytes"`
+	Entries       int64 `json:"entries"`
+}
+
+// Hits is the number of compiles that were answered from the cache.
+func (s *Stats) Hits() int64 {
+	return s.HitsDirect + s.HitsPreprocessed + s.HitsRemote
+}
+
+// HitRate is the share of cacheable compiles that hit, 0 to 1; 0 before the
+// first.
+func (s *Stats) HitRate() float64 {
+	n := s.Hits() + s.Misses
+	if n == 0 {
+		return 0
+	}
+	return float64(s.Hits()) / float64(n)
+}
+
+// Explanation says what became of the last compile of one source file, and
+// why. Its JSON is what `hpcc explain --json` prints.
+type Explanation struct {
+	// File is the source file, absolute.
+	File string `json:"file"`
+	// Time is when it was compiled.
+	Time time.Time `json:"time"`
+	// Command is the compiler call, argv[0] first.
+	Command []string `json:"command"`
+	// Outcome is "hit", "miss", "failed" or "uncacheable".
+	Outcome string `json:"outcome"`
+	// Reason says more where the outcome has one: why a unit is not
+	// cacheable, or which kind of hit it was.
+	Reason string `json:"reason,omitempty"`
+	// Action is the action key in hex, "" if the unit is uncacheable.
+	Action string `json:"action,omitempty"`
+	// Against names what a miss was compared with: "the compile before", or
+	// "the nearest entry". It is "" where there was nothing to compare with.
+	Against string `json:"against,omitempty"`
+	// Changes are what made it a miss, most telling first.
+	Changes []ExplainedChange `json:"changes,omitempty"`
+}
+
+// ExplainedChange is one difference between two compiles.
+type ExplainedChange struct {
+	// Kind is "input", "flag", "environment", "compiler", "directory",
+	// "new-file" or "gone-file".
+	Kind string `json:"kind"`
+	// Name is the file, flag or variable.
+	Name string `json:"name"`
+	// Old and New are the values or digests before and after; "" where
+	// there was or is none.
+	Old string `json:"old,omitempty"`
+	New string `json:"new,omitempty"`
+}
+
+// CleanOptions says what CleanCache removes.
+type CleanOptions struct {
+	// All removes everything.
+	All bool
+	// OlderThan removes what was not used for that long; 0 removes what is
+	// over the size limit, and what was left behind by programs that died.
+	OlderThan time.Duration
+}
+
+// CleanReport says what CleanCache removed.
+type CleanReport struct {
+	Entries int64 `json:"entries"`
+	Bytes   int64 `json:"bytes"`
+	// EntriesLeft and BytesLeft are what is still there.
+	EntriesLeft int64 `json:"entries_left"`
+	BytesLeft   int64 `json:"bytes_left"`
+}
