@@ -39,9 +39,11 @@ func compileOnce(args []string) int {
 		fmt.Fprintf(os.Stderr, "hpcc: %s; compiling without a cache\n", err)
 	case msg.Done != nil:
 		return runner.Finish(msg.Done)
+	case msg.Run != nil:
+		return runner.Show(msg.Run.Args)
 	}
 	if show {
-		return runner.Finish(&ipcv1.Done{Stdout: []byte(wrapper.Quote(args) + "\n")})
+		return runner.Show(args)
 	}
 	return runner.Exec(args)
 }

@@ -116,7 +116,7 @@ func (e *Engine) Compile(ctx context.Context, req *ipcv1.Compile, client Client)
 			e.log.Warn("compile-uncached", "error", err.Error(), "source", j.source())
 			refused = &compiler.NotCacheable{Reason: reasonError, Detail: err.Error()}
 		}
-		j.outcome = outcome{kind: uncacheable, reason: refused.Reason, detail: refused.Detail}
+		j.outcome = outcome{kind: uncacheable, reason: refused.Reason, detail: refused.Detail, silent: req.GetShowCommand()}
 		msg = &ipcv1.ServerMessage{Pass: &ipcv1.Pass{Reason: string(refused.Reason)}}
 	}
 	if !j.deferred {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -24,6 +23,7 @@ type Attempt struct {
 	Outcome string          `json:"outcome"`
 	Reason  compiler.Reason `json:"reason,omitempty"`
 	Detail  string          `json:"detail,omitempty"`
+	Command []string        `json:"command"`
 	// Differs is the first path that kept a stored result from being a hit.
 	Differs string `json:"differs,omitempty"`
 	Cwd     string `json:"cwd"`
@@ -67,7 +67,7 @@ func (h *history) record(j *job) {
 	o := &j.outcome
 	a := Attempt{
 		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail, Differs: o.why,
-		Cwd: j.req.GetCwd(), Output: j.prep.inv.Object,
+		Cwd: j.req.GetCwd(), Output: j.prep.inv.Object, Command: j.req.GetArgs(),
 	}
 	if !o.action.IsZero() {
 		a.Action = o.action.String()
@@ -137,54 +137,43 @@ func readHistory(c *cache.Disk, source string) (*sourceRecord, error) {
 	return rec, nil
 }
 
-// Explanation says what became of the last compile of a source, and what had
-// changed since the one before.
-type Explanation struct {
-	Source string  `json:"source"`
-	Last   Attempt `json:"last"`
-	// Previous is the attempt that Changes compares with; nil without one.
-	Previous *Attempt        `json:"previous,omitempty"`
-	Changes  []action.Change `json:"changes"`
-	// Note says what the changes do not.
-	Note string `json:"note,omitempty"`
-}
-
 // ErrNoHistory says that no compile of a source was seen.
 var ErrNoHistory = errors.New("no compile of this file was seen")
 
-// Explain compares the last compile of a source with the one before that had
-// another result.
+// Explain compares the last compile of a source, an absolute path, with the
+// one before that had another result.
 func Explain(c *cache.Disk, source string) (*Explanation, error) {
-	abs, err := filepath.Abs(source)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := readHistory(c, abs)
+	source = filepath.Clean(source)
+	rec, err := readHistory(c, source)
 	if err != nil || len(rec.Attempts) == 0 {
-		return nil, fmt.Errorf("%s: %w", source, ErrNoHistory)
+		return nil, ErrNoHistory
 	}
-	x := &Explanation{Source: abs, Last: rec.Attempts[0], Changes: []action.Change{}}
-	if x.Last.Action == "" {
-		x.Note = "it was not cached, so there is nothing to compare"
+	last := rec.Attempts[0]
+	x := &Explanation{
+		File: source, Time: last.Time, Command: last.Command, Outcome: last.Outcome,
+		Reason: string(last.Reason), Action: last.Action,
+	}
+	if last.Action == "" {
+		x.Note = last.Detail
 		return x, nil
 	}
-	now, err := storedAction(c, x.Last.Action)
+	now, err := storedAction(c, last.Action)
 	if err != nil {
-		x.Note = "its result is not in the cache, so there is nothing to compare"
+		x.Note = "its result is not in the cache any more"
 		return x, nil
 	}
 	for _, a := range rec.Attempts[1:] {
-		if a.Action == "" || a.Action == x.Last.Action {
+		if a.Action == "" || a.Action == last.Action {
 			continue
 		}
 		before, err := storedAction(c, a.Action)
 		if err != nil {
 			continue
 		}
-		x.Previous, x.Changes = &a, action.Diff(before, now)
+		x.Against = "the compile before"
+		x.Changes = action.Diff(before, now)
 		return x, nil
 	}
-	x.Note = "no earlier compile of it is known"
 	return x, nil
 }
 

@@ -41,6 +41,9 @@ type job struct {
 func (j *job) finish() {
 	j.e.flights.land(j.flight)
 	j.flight = nil
+	if j.outcome.silent {
+		return
+	}
 	j.outcome.total = time.Since(j.started)
 	j.e.stats.record(j)
 	j.e.history.record(j)
@@ -94,10 +97,12 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 }
 
 // showCommand is the command that a miss would run, but for the options that
-// only ask for lists of what was read.
+// only ask for lists of what was read. The client prints it.
 func (j *job) showCommand() *ipcv1.ServerMessage {
-	argv := append([]string{j.req.GetCompiler()}, j.prep.inv.RunArgs(compiler.RunOptions{Extra: j.prep.extra})...)
-	return &ipcv1.ServerMessage{Done: &ipcv1.Done{Stdout: []byte(wrapper.Quote(argv) + "\n")}}
+	j.outcome.silent = true
+	return &ipcv1.ServerMessage{Run: &ipcv1.Run{
+		Args: append([]string{j.req.GetCompiler()}, j.prep.inv.RunArgs(compiler.RunOptions{Extra: j.prep.extra})...),
+	}}
 }
 
 // manifestID names the manifest that can hold the job's result. For most it

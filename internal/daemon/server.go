@@ -265,9 +265,6 @@ func (s *Server) admin(req *ipcv1.Admin) *ipcv1.AdminReply {
 		answer = map[string]any{"pid": s.end.Pid, "version": s.end.Version}
 	case "drain":
 		s.engine.Drain()
-	case "stats":
-		s.engine.Drain()
-		answer, err = ReadStats(s.engine.cache)
 	case "forget":
 		// After `hpcc clean`: what memory holds is not on disk any more.
 		s.engine.manifests.clear()

@@ -48,50 +48,29 @@ type outcome struct {
 	// saved is what the compile took when it was made.
 	saved time.Duration
 	total time.Duration
+	// silent is set where nothing was compiled, and nothing is counted.
+	silent bool
 	// preprocessedForDeps is set where the user's dependency file needed a
 	// run of the preprocessor.
 	preprocessedForDeps bool
 }
 
-// Counters is what is counted over all compiles, in every process that uses
-// the cache.
-type Counters struct {
-	HitsDirect          int64                     `json:"hits_direct"`
-	HitsPreprocessed    int64                     `json:"hits_preprocessed"`
-	HitsRemote          int64                     `json:"hits_remote"`
-	Misses              int64                     `json:"misses"`
-	CompilesFailed      int64                     `json:"compiles_failed"`
-	Uncacheable         map[compiler.Reason]int64 `json:"uncacheable"`
-	Errors              int64                     `json:"errors"`
-	DependencyRuns      int64                     `json:"dependency_runs"`
-	CompileSecondsSaved float64                   `json:"compile_seconds_saved"`
-	// Since is when counting began (RFC 3339).
-	Since time.Time `json:"since"`
-}
-
-func (c *Counters) add(d *Counters) {
-	c.HitsDirect += d.HitsDirect
-	c.HitsPreprocessed += d.HitsPreprocessed
-	c.HitsRemote += d.HitsRemote
-	c.Misses += d.Misses
-	c.CompilesFailed += d.CompilesFailed
-	c.Errors += d.Errors
-	c.DependencyRuns += d.DependencyRuns
-	c.CompileSecondsSaved += d.CompileSecondsSaved
-	if c.Uncacheable == nil {
-		c.Uncacheable = map[compiler.Reason]int64{}
+// add adds what another count found.
+func (s *Stats) add(d *Stats) {
+	s.HitsDirect += d.HitsDirect
+	s.HitsPreprocessed += d.HitsPreprocessed
+	s.HitsRemote += d.HitsRemote
+	s.Misses += d.Misses
+	s.CompilesFailed += d.CompilesFailed
+	s.Errors += d.Errors
+	s.DependencyRuns += d.DependencyRuns
+	s.CompileSecondsSaved += d.CompileSecondsSaved
+	if s.Uncacheable == nil {
+		s.Uncacheable = map[string]int64{}
 	}
 	for r, n := range d.Uncacheable {
-		c.Uncacheable[r] += n
+		s.Uncacheable[r] += n
 	}
-}
-
-// Stats are the counters with the state of the disk cache.
-type Stats struct {
-	Counters
-	CacheBytes    int64 `json:"cache_bytes"`
-	CacheMaxBytes int64 `json:"cache_max_bytes"`
-	Entries       int64 `json:"entries"`
 }
 
 // flushAfter is how long counts may stay in memory: long enough to write them
@@ -107,7 +86,7 @@ type recorder struct {
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	delta Counters
+	delta Stats
 	dirty bool
 	timer *time.Timer
 
@@ -151,9 +130,9 @@ func (r *recorder) record(j *job) {
 		d.CompilesFailed++
 	default:
 		if d.Uncacheable == nil {
-			d.Uncacheable = map[compiler.Reason]int64{}
+			d.Uncacheable = map[string]int64{}
 		}
-		d.Uncacheable[o.reason]++
+		d.Uncacheable[string(o.reason)]++
 		if o.reason == reasonError || o.reason == reasonStore {
 			d.Errors++
 		}
@@ -217,10 +196,10 @@ func (r *recorder) flush() {
 		return
 	}
 	delta := r.delta
-	r.delta, r.dirty = Counters{}, false
+	r.delta, r.dirty = Stats{}, false
 	r.timer.Stop()
 	r.mu.Unlock()
-	if err := updateCounters(r.path, func(c *Counters) { c.add(&delta) }); err != nil {
+	if err := updateCounters(r.path, func(c *Stats) { c.add(&delta) }); err != nil {
 		r.log.Warn("stats-not-written", "error", err.Error())
 	}
 }
@@ -232,7 +211,7 @@ func (r *recorder) close() error {
 
 // updateCounters changes the counters on disk under a lock that every
 // process takes.
-func updateCounters(path string, change func(*Counters)) error {
+func updateCounters(path string, change func(*Stats)) error {
 	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -257,8 +236,8 @@ func updateCounters(path string, change func(*Counters)) error {
 }
 
 // readCounters reads the counters; a missing or damaged file counts nothing.
-func readCounters(path string) (*Counters, error) {
-	c := &Counters{Uncacheable: map[compiler.Reason]int64{}}
+func readCounters(path string) (*Stats, error) {
+	c := &Stats{Uncacheable: map[string]int64{}}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
@@ -267,10 +246,10 @@ func readCounters(path string) (*Counters, error) {
 		return nil, err
 	}
 	if json.Unmarshal(b, c) != nil {
-		return &Counters{Uncacheable: map[compiler.Reason]int64{}}, nil
+		return &Stats{Uncacheable: map[string]int64{}}, nil
 	}
 	if c.Uncacheable == nil {
-		c.Uncacheable = map[compiler.Reason]int64{}
+		c.Uncacheable = map[string]int64{}
 	}
 	return c, nil
 }
@@ -286,12 +265,13 @@ func ReadStats(c *cache.Disk) (*Stats, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stats{Counters: *counters, CacheBytes: use.Bytes, CacheMaxBytes: use.MaxBytes, Entries: use.Entries}, nil
+	counters.CacheBytes, counters.CacheMaxBytes, counters.Entries = use.Bytes, use.MaxBytes, use.Entries
+	return counters, nil
 }
 
 // ZeroStats sets the counters back, and nothing else.
 func ZeroStats(c *cache.Disk) error {
-	return updateCounters(statsPath(c), func(c *Counters) {
-		*c = Counters{Uncacheable: map[compiler.Reason]int64{}, Since: time.Now().UTC().Truncate(time.Second)}
+	return updateCounters(statsPath(c), func(c *Stats) {
+		*c = Stats{Uncacheable: map[string]int64{}, Since: time.Now().UTC().Truncate(time.Second)}
 	})
 }

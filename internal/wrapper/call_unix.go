@@ -129,6 +129,8 @@ func (c *call) converse(conn *ipc.Conn, endpoint *ipc.Endpoint) int {
 		}
 		switch {
 		case m.Wait != nil:
+		case m.Run != nil && c.show:
+			return c.Show(m.Run.Args)
 		case m.Run != nil:
 			ran := c.Run(m.Run)
 			if m.Run.Stage != ipcv1.Run_STAGE_QUIET {
@@ -226,8 +228,7 @@ func (c *call) oneShot() int {
 // plain becomes the compiler, with the user's own command.
 func (c *call) plain() int {
 	if c.show {
-		writeAll(stdout, []byte(quote(c.argv(c.args))+"\n"))
-		return 0
+		return c.Show(c.argv(c.args))
 	}
 	return c.Exec(c.args)
 }

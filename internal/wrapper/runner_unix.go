@@ -184,6 +184,12 @@ func (r *Runner) Finish(done *ipcv1.Done) int {
 	return int(done.ExitCode)
 }
 
+// Show prints a command in one line that a shell reads back.
+func (r *Runner) Show(argv []string) int {
+	writeAll(stdout, []byte(quote(argv)+"\n"))
+	return 0
+}
+
 // Exec becomes the compiler that Request found, with the user's arguments. It
 // returns only if that is impossible, after saying why, with the exit code.
 func (r *Runner) Exec(args []string) int {
