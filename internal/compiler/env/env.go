@@ -32,60 +32,69 @@ const (
 	Ignore
 )
 
-// variable is one row of the table. A row with several names stands for as
-// many variables of one role.
-type variable struct {
-	names string
-	role  Role
-}
-
-// variables is searched from the front: it is short, and a compile has few
-// dozen variables.
-var variables = [...]variable{
-	{"CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH OBJC_INCLUDE_PATH OBJCPLUS_INCLUDE_PATH", Search},
-	{"SOURCE_DATE_EPOCH", Key | Time},
+// Roles is what the variable name means; 0 for one that no compiler reads. It
+// is the table, as a switch because that costs nothing at start and a dozen
+// comparisons per variable.
+func Roles(name string) Role {
+	switch name {
+	case "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH":
+		return Search
+	case "SOURCE_DATE_EPOCH":
+		return Key | Time
 	// SDKROOT and the deployment targets count on macOS only, where they choose
 	// headers and target; LLVM_OVERRIDE_PRODUCER is in clang's debug
 	// information.
-	{"SDKROOT MACOSX_DEPLOYMENT_TARGET IPHONEOS_DEPLOYMENT_TARGET LLVM_OVERRIDE_PRODUCER", Key},
-	{"ROCM_PATH CUDA_PATH", Key},
-	{"PWD", Cwd},
+	case "SDKROOT", "MACOSX_DEPLOYMENT_TARGET", "IPHONEOS_DEPLOYMENT_TARGET", "LLVM_OVERRIDE_PRODUCER":
+		return Key
+	case "ROCM_PATH", "CUDA_PATH":
+		return Key
+	case "PWD":
+		return Cwd
 
 	// A driver finds cc1, as and its specs through these. LIBRARY_PATH and
 	// LPATH are for the link, but gcc also looks for files of its own there.
-	{"PATH COMPILER_PATH GCC_EXEC_PREFIX GCC_ROOT G++_ROOT BINUTILS_ROOT LIBRARY_PATH LPATH", Identity},
-	{"LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH DYLD_INSERT_LIBRARIES", Identity},
+	case "PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "GCC_ROOT", "G++_ROOT", "BINUTILS_ROOT", "LIBRARY_PATH", "LPATH":
+		return Identity
+	case "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES":
+		return Identity
 
-	{"LANG LANGUAGE LC_ALL LC_MESSAGES LC_CTYPE LOCPATH NLSPATH", Stdio},
-	{"TERM COLORTERM COLUMNS LINES GCC_COLORS GCC_URLS TERM_URLS NO_COLOR TERMINFO TERMINFO_DIRS", Stdio},
+	case "LANG", "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LC_CTYPE", "LOCPATH", "NLSPATH":
+		return Stdio
+	case "TERM", "COLORTERM", "COLUMNS", "LINES", "GCC_COLORS", "GCC_URLS", "TERM_URLS", "NO_COLOR", "TERMINFO",
+		"TERMINFO_DIRS":
+		return Stdio
 	// Fix-it hints in a form for editors, after each diagnostic.
-	{"GCC_EXTRA_DIAGNOSTIC_OUTPUT", Stdio},
+	case "GCC_EXTRA_DIAGNOSTIC_OUTPUT":
+		return Stdio
 
 	// A second dependency file, or other options than on the command line.
-	{"DEPENDENCIES_OUTPUT SUNPRO_DEPENDENCIES", Refuse},
-	{"CCC_OVERRIDE_OPTIONS QA_OVERRIDE_GCC3_OPTIONS CCC_ADD_ARGS", Refuse},
-	{"GCC_COMPARE_DEBUG", Refuse},
+	case "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES":
+		return Refuse
+	case "CCC_OVERRIDE_OPTIONS", "QA_OVERRIDE_GCC3_OPTIONS", "CCC_ADD_ARGS":
+		return Refuse
+	case "GCC_COMPARE_DEBUG":
+		return Refuse
 	// Logs and reports of each run.
-	{"CC_PRINT_OPTIONS CC_PRINT_OPTIONS_FILE CC_PRINT_HEADERS CC_PRINT_HEADERS_FILE CC_LOG_DIAGNOSTICS CC_LOG_DIAGNOSTICS_FILE", Refuse},
-	{"CC_PRINT_PROC_STAT CC_PRINT_PROC_STAT_FILE CC_PRINT_INTERNAL_STAT CC_PRINT_INTERNAL_STAT_FILE AS_SECURE_LOG_FILE", Refuse},
-	{"FORCE_CLANG_DIAGNOSTICS_CRASH RC_DEBUG_OPTIONS", Refuse},
+	case "CC_PRINT_OPTIONS", "CC_PRINT_OPTIONS_FILE", "CC_PRINT_HEADERS", "CC_PRINT_HEADERS_FILE", "CC_LOG_DIAGNOSTICS",
+		"CC_LOG_DIAGNOSTICS_FILE":
+		return Refuse
+	case "CC_PRINT_PROC_STAT", "CC_PRINT_PROC_STAT_FILE", "CC_PRINT_INTERNAL_STAT", "CC_PRINT_INTERNAL_STAT_FILE",
+		"AS_SECURE_LOG_FILE":
+		return Refuse
+	case "FORCE_CLANG_DIAGNOSTICS_CRASH", "RC_DEBUG_OPTIONS":
+		return Refuse
 
 	// Where temporary files go: their names are in no output that is cached.
-	{"TMPDIR TMP TEMP TEMPDIR", Ignore},
+	case "TMPDIR", "TMP", "TEMP", "TEMPDIR":
+		return Ignore
 	// Set by the driver for its own children.
-	{"COLLECT_GCC COLLECT_GCC_OPTIONS COLLECT_AS_OPTIONS COLLECT_LTO_WRAPPER", Ignore},
+	case "COLLECT_GCC", "COLLECT_GCC_OPTIONS", "COLLECT_AS_OPTIONS", "COLLECT_LTO_WRAPPER":
+		return Ignore
 	// The job server of a parallel link; Debian's driver tries a failed
 	// compile again by DEB_BUILD_OPTIONS; HOME is for module caches and
 	// histories; bar is looked up by clang so that its linker keeps a symbol.
-	{"MAKEFLAGS MFLAGS DEB_BUILD_OPTIONS HOME bar", Ignore},
-}
-
-// Roles is what the variable name means; 0 for one that no compiler reads.
-func Roles(name string) Role {
-	for i := range variables {
-		if hasWord(variables[i].names, name) {
-			return variables[i].role
-		}
+	case "MAKEFLAGS", "MFLAGS", "DEB_BUILD_OPTIONS", "HOME", "bar":
+		return Ignore
 	}
 	return 0
 }
@@ -113,21 +122,4 @@ func Refused(environ []string) (name string, found bool) {
 		}
 	}
 	return "", false
-}
-
-// hasWord reports whether name is one of the words of a space-separated list.
-// It is strings.Contains first, because nearly all variables are none of ours.
-func hasWord(words, name string) bool {
-	for name != "" {
-		i := strings.Index(words, name)
-		if i < 0 {
-			return false
-		}
-		end := i + len(name)
-		if (i == 0 || words[i-1] == ' ') && (end == len(words) || words[end] == ' ') {
-			return true
-		}
-		words = words[end:]
-	}
-	return false
 }
