@@ -164,7 +164,7 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 			if err == nil {
 				if user, ok := compiler.UserDeps(inv.Family, sp, inv, files); ok {
 					c.user = user
-					return writeOutput(out, renderUserDeps(inv, c), j.perm(), nil)
+					return writeOutput(out, renderUserDeps(inv, c), j.perm(), inPlace, nil)
 				}
 			}
 		}
@@ -196,7 +196,7 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 	if listed != len(mine) {
 		return refuse(reasonDepFile, "the two dependency lists differ")
 	}
-	return writeOutput(out, renderUserDeps(inv, c), j.perm(), nil)
+	return writeOutput(out, renderUserDeps(inv, c), j.perm(), inPlace, nil)
 }
 
 func renderUserDeps(inv *compiler.Invocation, c *compiled) []byte {

@@ -209,7 +209,7 @@ func (j *job) deliver(c *candidate) (*ipcv1.ServerMessage, error) {
 	}
 	if inv.Deps.Requested {
 		text := renderDeps(inv, p.paths, r.entry.Result.Dependencies)
-		if err := writeOutput(p.absolute(inv.Deps.File), text, j.perm(), nil); err != nil {
+		if err := writeOutput(p.absolute(inv.Deps.File), text, j.perm(), inPlace, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -219,7 +219,7 @@ func (j *job) deliver(c *candidate) (*ipcv1.ServerMessage, error) {
 			if out.executable {
 				perm = os.FileMode(0o777 &^ j.req.GetUmask())
 			}
-			if err := writeOutput(p.absolute(o.Path), out.data, perm, r.clone(j.e, o.Role)); err != nil {
+			if err := writeOutput(p.absolute(o.Path), out.data, perm, mannerOf(inv.Family, o.Role), r.clone(j.e, o.Role)); err != nil {
 				return nil, err
 			}
 		}

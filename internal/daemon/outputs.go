@@ -12,20 +12,46 @@ import (
 	"hpcc.dev/hpcc/internal/compiler"
 )
 
-// writeOutput leaves data at path as a compiler would have: a new file gets
-// mode 0666 less the umask; a device stays a device, a symbolic link is
-// followed, and an existing file keeps its mode and its links.
+// manner is how a program treats what is already where it writes.
+type manner uint8
+
+const (
+	// inPlace truncates and writes: mode, links and symbolic links stay. So do
+	// cc1 and clang with all that they write through stdio.
+	inPlace manner = iota
+	// unlinkFirst removes a file, or a link to one, that is not empty, and
+	// makes a new one; an empty one is written in place. So do gas and objcopy
+	// (bfd's opncls).
+	unlinkFirst
+	// renamed puts a new file in the old one's place, or in a link's. So does
+	// clang with its main output.
+	renamed
+)
+
+// mannerOf says how a compiler leaves an output of a role. A test compares
+// it with gcc 12 and clang 14.
+func mannerOf(family compiler.Family, role string) manner {
+	switch {
+	case family == compiler.GCC && (role == "object" || role == "dwo"):
+		return unlinkFirst
+	case family == compiler.Clang && (role == "object" || role == "assembly"):
+		return renamed
+	}
+	return inPlace
+}
+
+// writeOutput leaves data at path as a compiler would have, whatever is there:
+// a new file gets perm, a device stays a device.
 //
-// An existing plain file that a new one would not differ from is replaced
-// instead of overwritten: whoever still reads the old one (a linker, another
-// job) keeps it whole, and truncating a file in place makes some file systems
-// write it out at once. clone, if not nil, tries to fill an empty file
-// without copying.
-func writeOutput(path string, data []byte, perm os.FileMode, clone func(*os.File) (bool, error)) error {
+// Where it makes no difference to be seen later, an existing file is replaced
+// even if the compiler would overwrite it: whoever still reads the old one (a
+// linker, another job) keeps it whole, and truncating a file in place makes
+// some file systems write it out at once. clone, if not nil, tries to fill an
+// empty file without copying.
+func writeOutput(path string, data []byte, perm os.FileMode, how manner, clone func(*os.File) (bool, error)) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if errors.Is(err, fs.ErrExist) {
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil && replaceable(&st, perm) && unix.Unlink(path) == nil {
+		if replaces(path, perm, how) && unix.Unlink(path) == nil {
 			f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 		}
 		if errors.Is(err, fs.ErrExist) {
@@ -45,12 +71,26 @@ func writeOutput(path string, data []byte, perm os.FileMode, clone func(*os.File
 	return errors.Join(err, f.Close())
 }
 
-// replaceable reports whether an existing file equals, but for its content,
-// the one that would be created anew.
-func replaceable(st *unix.Stat_t, perm os.FileMode) bool {
-	return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 &&
-		st.Mode&0o7777 == uint32(perm) &&
-		int(st.Uid) == os.Geteuid() && int(st.Gid) == os.Getegid()
+// replaces reports whether what is at path is to be removed before it is
+// written.
+func replaces(path string, perm os.FileMode, how manner) bool {
+	var own, target unix.Stat_t
+	if unix.Lstat(path, &own) != nil {
+		return false
+	}
+	kind := own.Mode & unix.S_IFMT
+	dangling := unix.Stat(path, &target) != nil
+	regular := !dangling && target.Mode&unix.S_IFMT == unix.S_IFREG
+	switch {
+	case kind == unix.S_IFREG && own.Nlink == 1 && own.Mode&0o7777 == uint32(perm) &&
+		int(own.Uid) == os.Geteuid() && int(own.Gid) == os.Getegid():
+		return true // a new one would look the same
+	case how == unlinkFirst:
+		return regular && target.Size > 0
+	case how == renamed:
+		return regular || dangling
+	}
+	return false
 }
 
 // readOutput reads what a compile left at path.
