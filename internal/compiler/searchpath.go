@@ -30,11 +30,13 @@ func (t *Toolchain) SearchPath(ctx context.Context, inv *Invocation, cwd string,
 	}
 	in := &inv.Includes
 	sp := SearchPath{
-		Quote:  t.underSysroot(in.Quote, own.Sysroot),
-		Angle:  append(t.underSysroot(in.Angle, own.Sysroot), listedDirs(env, "CPATH")...),
-		System: t.underSysroot(in.System, own.Sysroot),
-		After:  t.underSysroot(in.After, own.Sysroot),
+		Quote:  slices.Clone(in.Quote),
+		Angle:  slices.Clone(in.Angle),
+		System: slices.Clone(in.System),
+		After:  slices.Clone(in.After),
 	}
+	sp.expandSysroot(t.Family, own.Sysroot)
+	sp.Angle = append(sp.Angle, listedDirs(env, "CPATH")...)
 	if languageVariable != "" {
 		sp.System = append(sp.System, listedDirs(env, languageVariable)...)
 	}
@@ -75,23 +77,29 @@ func listedDirs(env []string, name string) []string {
 	return nil
 }
 
-// underSysroot returns a copy of dirs in which = and $SYSROOT at the start
-// stand for the root of headers. gcc without such a root takes the name as it
-// is written; clang knows the first form only, and has / for a root then.
-func (t *Toolchain) underSysroot(dirs []string, sysroot string) []string {
-	dirs = slices.Clone(dirs)
-	if t.Family == GCC && sysroot == "" {
-		return dirs
+// expandSysroot replaces = and $SYSROOT at the start of the user's directories
+// by the root of headers. gcc without such a root takes the names as they are
+// written. clang knows = with -I alone, and without a root it means /.
+func (sp *SearchPath) expandSysroot(family Family, sysroot string) {
+	if family == GCC && sysroot == "" {
+		return
 	}
 	sysroot = strings.TrimSuffix(sysroot, "/")
-	for i, dir := range dirs {
-		if rest, ok := strings.CutPrefix(dir, "="); ok {
-			dirs[i] = sysroot + rest
-		} else if rest, ok := strings.CutPrefix(dir, "$SYSROOT"); ok && t.Family == GCC {
-			dirs[i] = sysroot + rest
+	expand := func(dirs []string) {
+		for i, dir := range dirs {
+			if rest, ok := strings.CutPrefix(dir, "="); ok {
+				dirs[i] = sysroot + rest
+			} else if rest, ok := strings.CutPrefix(dir, "$SYSROOT"); ok && family == GCC {
+				dirs[i] = sysroot + rest
+			}
 		}
 	}
-	return dirs
+	expand(sp.Angle)
+	if family == GCC {
+		expand(sp.Quote)
+		expand(sp.System)
+		expand(sp.After)
+	}
 }
 
 // dropDuplicates removes the directories that the compilers ignore: within the

@@ -59,8 +59,8 @@ func (det *detection) watchInstallations(about banner) {
 		prefixes = append(prefixes, about.installation[:lib])
 	}
 	// Gentoo's choice of a compiler, and Red Hat's newer ones.
-	det.watch.path("/etc/env.d/gcc")
-	det.watch.path("/opt/rh")
+	det.watch.absence("/etc/env.d/gcc")
+	det.watch.absence("/opt/rh")
 	slices.Sort(prefixes)
 	watched := 0
 	var descend func(dir string, depth int)

@@ -113,31 +113,43 @@ func (det *detection) program(ctx context.Context, name, path string) error {
 	// What ldconfig knows and what is loaded into every program.
 	det.watch.path("/etc/ld.so.cache")
 	det.watch.path("/etc/ld.so.preload")
-	dirs := x.runPath
-	if v, ok := det.driver.getenv("LD_LIBRARY_PATH"); ok {
-		dirs = append(dirs, strings.FieldsFunc(v, func(r rune) bool { return r == ':' || r == ';' })...)
-	}
+	runPath := x.runPath
 	for _, lib := range libs {
 		y, err := readExecutable(lib.path)
 		if err != nil {
 			return fmt.Errorf("library %s of %s: %w", lib.name, name, err)
 		}
-		dirs = append(dirs, y.runPath...)
-	}
-	for _, lib := range libs {
+		runPath = append(runPath, y.runPath...)
 		if err := det.part("library "+lib.name, lib.path); err != nil {
 			return err
 		}
-		// These directories come before the system's. Their subdirectories for
-		// processor variants are seen only when they appear.
-		for _, dir := range dirs {
-			if filepath.IsAbs(dir) {
-				det.watch.absence(dir + "/" + lib.name)
-				det.watch.absence(dir + "/glibc-hwcaps")
-			}
+	}
+	det.watchLibraryDirs(runPath, libs)
+	return nil
+}
+
+// watchLibraryDirs watches the directories in which libraries are looked for
+// before the system's. Those named in the files belong to an installation and
+// seldom change, so one stat each will do. Those of LD_LIBRARY_PATH may be a
+// build's own, where something changes all the time: there the names count. A
+// variant for the machine's processor in glibc-hwcaps is seen if that
+// directory is new.
+func (det *detection) watchLibraryDirs(runPath []string, libs []library) {
+	for _, dir := range runPath {
+		if filepath.IsAbs(dir) {
+			det.watch.absence(dir) // or its presence
 		}
 	}
-	return nil
+	dirs, _ := det.driver.getenv("LD_LIBRARY_PATH")
+	for _, dir := range strings.FieldsFunc(dirs, func(r rune) bool { return r == ':' || r == ';' }) {
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		det.watch.absence(dir + "/glibc-hwcaps")
+		for _, lib := range libs {
+			det.watch.absence(dir + "/" + lib.name)
+		}
+	}
 }
 
 // part adds a file to the parts, once.

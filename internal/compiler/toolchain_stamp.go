@@ -82,7 +82,7 @@ func (w *watcher) path(path string) stamp {
 	return s
 }
 
-// absence watches a path that is not there, and reports whether that is so.
+// absence watches a path that may not be there, and reports whether it is not.
 // What is watched is the shortest prefix of it that is missing: one stat of a
 // missing directory stands for all names that were looked for below it. (It is
 // stat that must fail, not lstat: a dangling link's target may appear without
