@@ -359,7 +359,10 @@ func (f *finder) resolve(dir string, d Directive) {
 		own = f.look(joinPath(dir, d.Name))
 		f.note(own)
 	}
-	s := f.along(d.Name, d.Angle)
+	next := d.Kind == IncludeNext || d.Kind == HasIncludeNext
+	// Behind a file that was found beside its includer gcc goes on with the
+	// quote directories, even for <…>.
+	s := f.along(d.Name, d.Angle && !next)
 	switch {
 	case d.Kind == HasIncludeNext || d.Kind == IncludeNext && s.last < 0:
 		f.emit(s, len(s.at))

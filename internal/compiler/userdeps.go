@@ -182,7 +182,7 @@ func (u *userDeps) follow(from int, dir string, c inclusion, d Directive) {
 		}
 	}
 	dirs := u.chain.dirs
-	if d.Angle {
+	if d.Angle && !next { // for next see finder.resolve
 		dirs = dirs[u.chain.angle:]
 	}
 	for _, in := range dirs {
