@@ -127,8 +127,13 @@ func (c *Disk) Usage() (Usage, error) {
 	return u, nil
 }
 
-// setUsage stores what a full count found.
+// setUsage stores what a full count found. What is pending was counted with the
+// rest; what was added while the count went on, here or elsewhere, may be
+// missing until the next.
 func (c *Disk) setUsage(t tally) error {
+	c.usage.mu.Lock()
+	c.usage.bytes, c.usage.entries = 0, 0
+	c.usage.mu.Unlock()
 	return c.withUsage(func(int64, int64, bool) (int64, int64, bool) { return t.bytes, t.entries, true })
 }
 
