@@ -68,7 +68,7 @@ var wired = services{
 		if err != nil {
 			return nil, err
 		}
-		r, err := daemon.CleanCache(disk, opt)
+		r, err := daemon.CleanCache(ctx, disk, opt)
 		ask(c, "forget")
 		return r, err
 	},

@@ -27,6 +27,9 @@ reproducible builds add.`,
 			if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
 				return cmd.Help()
 			}
+			if len(args) == 0 {
+				return usage{withHint(errors.New("hpcc wrap: the compiler is missing"), "see hpcc wrap --help")}
+			}
 			return withHint(errors.New("hpccd does not compile"), "run hpcc wrap, not hpccd wrap")
 		},
 	}

@@ -99,6 +99,7 @@ func (inv *Invocation) PreprocessArgs(depFile string) []string {
 	if inv.DebugMacros {
 		args = append(args, "-dD")
 	}
+	args = inv.quietAboutUnused(args)
 	if depFile != "" {
 		args = append(args, "-MD", "-MF", depFile, "-MT", depTarget)
 	}
@@ -108,17 +109,21 @@ func (inv *Invocation) PreprocessArgs(depFile string) []string {
 // UserDepsArgs is the command that lists in depFile the dependencies that
 // -MMD would, and writes preprocessed text that nobody needs to stdout.
 func (inv *Invocation) UserDepsArgs(depFile string) []string {
-	return inv.preprocessOnly([]string{"-E", "-MMD", "-MF", depFile, "-MT", depTarget})
+	return inv.preprocessOnly(append(inv.quietAboutUnused([]string{"-E"}), "-MMD", "-MF", depFile, "-MT", depTarget))
+}
+
+// quietAboutUnused keeps clang from warning of options for later stages, which
+// with -Werror would be an error.
+func (inv *Invocation) quietAboutUnused(args []string) []string {
+	if inv.Family == Clang {
+		return append(args, "-Qunused-arguments")
+	}
+	return args
 }
 
 // preprocessOnly puts those of the user's options behind args that count for
 // the preprocessor.
 func (inv *Invocation) preprocessOnly(args []string) []string {
-	if inv.Family == Clang {
-		// Options for later stages are unused now, and with -Werror that
-		// would be an error.
-		args = append(args, "-Qunused-arguments")
-	}
 	return inv.renderAll(args, func(w word) (string, bool) {
 		if w.opt == nil {
 			return w.text, true

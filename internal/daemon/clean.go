@@ -1,20 +1,23 @@
 package daemon
 
-import "hpcc.dev/hpcc/internal/cache"
+import (
+	"context"
 
-// CleanCache removes what opt names and says what is left.
-func CleanCache(c *cache.Disk, opt CleanOptions) (*CleanReport, error) {
+	"hpcc.dev/hpcc/internal/cache"
+)
+
+// CleanCache removes what opt names, or without that what is over the limit,
+// and says what is left. Results that a running daemon holds in memory stay
+// there until it is told to forget them.
+func CleanCache(ctx context.Context, c *cache.Disk, opt CleanOptions) (*CleanReport, error) {
 	before, err := c.Usage()
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case opt.All:
-		_, err = c.Clean(0)
-	case opt.OlderThan > 0:
-		_, err = c.Clean(opt.OlderThan)
-	default:
-		err = c.Evict()
+	if opt.All || opt.OlderThan > 0 {
+		_, err = c.Clean(ctx, cache.CleanOptions{All: opt.All, OlderThan: opt.OlderThan})
+	} else {
+		err = c.Evict(ctx)
 	}
 	if err != nil {
 		return nil, err

@@ -97,10 +97,11 @@ func (e *Engine) Drain() {
 	e.stats.flush()
 }
 
-// Close drains the engine. No Compile may be under way or follow.
+// Close drains the engine and closes its cache. No Compile may be under way or
+// follow.
 func (e *Engine) Close() error {
 	e.Drain()
-	return e.stats.close()
+	return e.cache.Close()
 }
 
 // Compile carries out one compiler call and returns how the conversation

@@ -79,7 +79,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		}
 		found, _, why := j.e.find(id, j.prep.place, j.prep.stdio)
 		if found != nil {
-			msg, err := j.deliver(found)
+			msg, err := j.deliver(id.key, found)
 			if err == nil {
 				return msg, nil
 			}
@@ -196,8 +196,8 @@ func (j *job) temp(suffix string) string {
 func (j *job) perm() os.FileMode { return os.FileMode(0o666 &^ j.req.GetUmask()) }
 
 // deliver writes a stored result where the command wants it.
-func (j *job) deliver(c *candidate) (*ipcv1.ServerMessage, error) {
-	r, err := j.e.result(c.action)
+func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, error) {
+	r, err := j.e.result(manifest, c.action)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,7 @@ func (j *job) deliver(c *candidate) (*ipcv1.ServerMessage, error) {
 		}
 	}
 	if inv.Deps.Requested {
-		text := renderDeps(inv, p.paths, r.entry.Result.Dependencies)
+		text := renderDeps(inv, p.paths, r.Dependencies)
 		if err := writeOutput(p.absolute(inv.Deps.File), text, j.perm(), inPlace, nil); err != nil {
 			return nil, err
 		}
@@ -224,13 +224,13 @@ func (j *job) deliver(c *candidate) (*ipcv1.ServerMessage, error) {
 			}
 		}
 	}
-	j.outcome = outcome{kind: hitDirect, action: c.action, saved: r.entry.Result.CompileTime}
+	j.outcome = outcome{kind: hitDirect, action: c.action, saved: r.CompileTime}
 	if !j.preprocessed.IsZero() {
 		j.outcome.kind = hitPreprocessed
 	}
 	return &ipcv1.ServerMessage{Done: &ipcv1.Done{
-		Stdout: p.paths.LocalText(r.entry.Result.Stdout),
-		Stderr: p.paths.LocalText(r.entry.Result.Stderr),
+		Stdout: p.paths.LocalText(r.Stdout),
+		Stderr: p.paths.LocalText(r.Stderr),
 	}}, nil
 }
 

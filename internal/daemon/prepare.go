@@ -55,7 +55,7 @@ func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, er
 			return nil, err
 		}
 	}
-	tool, err := e.detector.Identify(ctx, req.GetCompiler(), req.GetArgs()[0], req.GetEnv())
+	tool, err := e.detector.Identify(ctx, req.GetCompiler(), req.GetCompiler(), req.GetEnv())
 	switch {
 	case errors.Is(err, compiler.ErrCompilerScript):
 		return nil, refuse(reasonScript, "%s", req.GetCompiler())
@@ -159,7 +159,8 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 	if paths != nil {
 		p.extra = reproducibleOptions(p, logicalCwd(req), e.opt.DateTime)
 	}
-	argv0 := filepath.Base(req.GetArgs()[0])
+	// The wrapper starts the compiler by its path.
+	argv0 := filepath.Base(req.GetCompiler())
 	p.key = digest.NewKey("manifest").
 		Field("toolchain", string(tool.Identity[:])).
 		Field("argv0", argv0).

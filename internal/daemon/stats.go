@@ -204,11 +204,6 @@ func (r *recorder) flush() {
 	}
 }
 
-func (r *recorder) close() error {
-	r.flush()
-	return nil
-}
-
 // updateCounters changes the counters on disk under a lock that every
 // process takes.
 func updateCounters(path string, change func(*Stats)) error {

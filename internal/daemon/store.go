@@ -104,7 +104,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		return nil, err
 	}
 	// The same toolchain, still: an upgrade under way mixes two.
-	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetArgs()[0], j.req.GetEnv())
+	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetCompiler(), j.req.GetEnv())
 	if err == nil {
 		tool, err = tool.For(ctx, p.inv, p.place.cwd)
 	}
@@ -285,17 +285,13 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) error {
 		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, StdioContext: res.StdioContext,
 	}
 	_, err := e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
-		m.Candidates = slices.DeleteFunc(m.Candidates, func(c action.Candidate) bool { return c.Action == key })
-		m.Candidates = slices.Insert(m.Candidates, 0, stored)
-		if len(m.Candidates) > action.MaxCandidates {
-			m.Candidates = m.Candidates[:action.MaxCandidates]
-		}
+		m.Add(stored)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	e.reload(id, p.place)
-	e.keepResult(key, entry, c.outputs)
+	e.keepResult(key, res, c.outputs)
 	return nil
 }
