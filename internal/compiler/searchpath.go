@@ -170,6 +170,7 @@ func (t *Toolchain) builtinChain(ctx context.Context, inv *Invocation, cwd strin
 			chain.Sysroot = t.Sysroot
 		}
 		shown.watchBy(watch, t.Family, cwd)
+		t.watchPrefixes(watch, inv.Probe, cwd)
 		watches, settled := watch.list(), watch.settled()
 		if settled {
 			t.detector.storeRecord(name, chainRecord{recordVersion, chain, watches})
@@ -182,10 +183,30 @@ func (t *Toolchain) builtinChain(ctx context.Context, inv *Invocation, cwd strin
 // relative to the working directory. Only what surely holds none is excepted:
 // an exception saves one run of the compiler per directory that make enters.
 func mayNamePath(option string) bool {
-	for _, prefix := range []string{"-m", "-std=", "--std=", "-nostd", "-stdlib=", "-O", "-pthread"} {
+	for _, prefix := range []string{"-m", "-std=", "--std=", "-nostd", "-stdlib=", "--target=", "-O", "-pthread"} {
 		if strings.HasPrefix(option, prefix) {
 			return false
 		}
 	}
 	return option != "-ansi"
+}
+
+// watchPrefixes watches the include directories that gcc's -B adds to the
+// chain, which it passes over in silence where they do not exist.
+func (t *Toolchain) watchPrefixes(w *watcher, probe []string, cwd string) {
+	if t.Family != GCC {
+		return
+	}
+	for _, option := range helperOptions(t.Family, probe) {
+		dir := strings.TrimPrefix(strings.TrimPrefix(option, "--prefix="), "-B")
+		if dir == "" {
+			continue // its directory is the next option
+		}
+		if !filepath.IsAbs(dir) {
+			dir = cwd + "/" + dir
+		}
+		for _, sub := range []string{"", "/" + t.Target, "/include", "/include-fixed"} {
+			w.absence(dir + sub) // or its presence
+		}
+	}
 }

@@ -71,7 +71,7 @@ func TestSearchPathIsWhatTheCompilerPrints(t *testing.T) {
 	}
 	perCompiler := map[string][]searchCase{
 		"gcc-12":                   {{name: "$SYSROOT", probe: []string{"--sysroot=" + dir + "/root"}, includes: Includes{Angle: []string{"$SYSROOT/in"}}}},
-		"g++-12":                   nil,
+		"g++-12":                   {{name: "prefix", language: "c++", probe: []string{"-B", "root/usr"}}},
 		"aarch64-linux-gnu-gcc-12": nil,
 		"clang-14": {
 			{name: "libc++", language: "c++", probe: []string{"-stdlib=libc++"}},
@@ -196,6 +196,26 @@ func TestMissingDirAppears(t *testing.T) {
 	after := chain()
 	if n := len(slices.DeleteFunc(slices.Clone(after), func(d string) bool { return d != local })); n != 1 {
 		t.Errorf("%s exists, and is %d times in %q", local, n, after)
+	}
+}
+
+// TestPrefixDirAppears does the same for the directory that -B adds.
+func TestPrefixDirAppears(t *testing.T) {
+	p := t.TempDir()
+	tc := identify(t, NewDetector(&mapStore{}), realCompiler(t, "gcc-12"), "gcc-12", systemPath)
+	inv := &Invocation{Language: "c", Probe: []string{"-B."}}
+	rest(t)
+	for _, want := range []bool{false, true} {
+		sp, err := tc.SearchPath(context.Background(), inv, p, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(sp.System, "./include"); got != want {
+			t.Errorf("./include in %q: %v", sp.System, got)
+		}
+		if err := os.MkdirAll(p+"/include", 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -159,29 +159,30 @@ func runChild(ctx context.Context, path string, argv, env []string, dir string) 
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, nil, fmt.Errorf("%s %s: %w%s", argv[0], strings.Join(argv[1:], " "), err, lastLine(errs.Bytes()))
+		return nil, nil, fmt.Errorf("%s %s: %w%s", argv[0], strings.Join(argv[1:], " "), err, lastLine(errs.kept.Bytes()))
 	}
 	if out.overflowed || errs.overflowed {
 		return nil, nil, fmt.Errorf("%s: answer longer than %d bytes", argv[0], childOutput)
 	}
-	return out.Bytes(), errs.Bytes(), nil
+	return out.kept.Bytes(), errs.kept.Bytes(), nil
 }
 
 // boundedBuffer keeps the first childOutput bytes and notes whether there were
-// more. It takes them all: a child that gets EPIPE would answer otherwise.
+// more. It takes them all: a child that gets EPIPE would answer otherwise. The
+// buffer is not embedded, as io.Copy would then fill it past Write.
 type boundedBuffer struct {
-	bytes.Buffer
+	kept       bytes.Buffer
 	overflowed bool
 }
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
-	room := childOutput - b.Len()
+	room := childOutput - b.kept.Len()
 	if len(p) > room {
 		b.overflowed = true
-		b.Buffer.Write(p[:room])
+		b.kept.Write(p[:room])
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	return b.kept.Write(p)
 }
 
 // lastLine is what a failed child said in the end, for the error's text.

@@ -143,8 +143,19 @@ func TestNameIsPartOfIdentity(t *testing.T) {
 	}
 }
 
-// private makes a directory with a gcc of its own: driver, cc1 and as are
-// copies that a test may change.
+// TestFamilyIsByContent has clang go by gcc's name, as on macOS.
+func TestFamilyIsByContent(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "gcc")
+	if err := os.Symlink(realCompiler(t, "clang-14"), link); err != nil {
+		t.Fatal(err)
+	}
+	if tc := identify(t, NewDetector(nil), link, link, systemPath); tc.Family != Clang {
+		t.Errorf("family %v", tc.Family)
+	}
+}
+
+// private is a directory with a gcc of its own: driver, cc1 and as are copies
+// that a test may change, libraries can be put into lib.
 type private struct{ dir, gcc, cc1, as, lib string }
 
 func newPrivate(t *testing.T) private {
@@ -410,6 +421,23 @@ func TestNativeExpansion(t *testing.T) {
 		if plain, err := tc.NativeExpansion(context.Background(), inv); err != nil || plain == got {
 			t.Errorf("%s: native is as without it: %v", name, err)
 		}
+	}
+}
+
+func BenchmarkIdentifyCold(b *testing.B) {
+	for _, name := range []string{"gcc-12", "clang-14"} {
+		path, store := realCompiler(b, name), &mapStore{}
+		b.Run(name+"/never seen", func(b *testing.B) {
+			for b.Loop() {
+				identify(b, NewDetector(nil), path, name, systemPath)
+			}
+		})
+		identify(b, NewDetector(store), path, name, systemPath)
+		b.Run(name+"/new process", func(b *testing.B) {
+			for b.Loop() {
+				identify(b, NewDetector(store), path, name, systemPath)
+			}
+		})
 	}
 }
 
