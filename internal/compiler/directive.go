@@ -148,7 +148,9 @@ func (s *scanner) underscore(i int) int {
 	src := s.src
 	if i > 0 && isWord(src[i-1]) {
 		_, end := s.word(i)
-		s.timePiece(i, end)
+		if src[end-1] == '_' {
+			s.timePiece(i, end)
+		}
 		return end
 	}
 	word, end := s.word(i)

@@ -254,9 +254,14 @@ func isSpace(c byte) bool { return isBlank(c) || c == '\n' }
 
 // isWord is for bytes of identifiers and numbers; those beyond ASCII may be
 // letters.
-func isWord(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '$' || c >= 0x80
-}
+func isWord(c byte) bool { return wordByte[c] }
+
+var wordByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '$' || c >= 0x80
+	}
+	return t
+}()
 
 // finish makes the collected directives compact: all names share one string.
 func (s *scanner) finish() {

@@ -54,14 +54,13 @@ var eventful = func() (t [256]bool) {
 func (s *scanner) scan(src []byte) {
 	s.src = src
 	s.rawMisses, s.asm = 0, asmUnknown
-	i := s.lineStart(0)
-	for i < len(src) {
-		c := src[i]
-		if !eventful[c] {
-			i++
-			continue
+	for i := s.lineStart(0); i < len(src); {
+		for !eventful[src[i]] {
+			if i++; i == len(src) {
+				return
+			}
 		}
-		switch c {
+		switch src[i] {
 		case '\n':
 			i = s.lineStart(i + 1)
 		case '"':
@@ -158,11 +157,11 @@ func (s *scanner) moduleLine(i int) int {
 
 // word returns the identifier or number that starts at i, and where it ends.
 func (s *scanner) word(i int) ([]byte, int) {
-	end := i
-	for end < len(s.src) && isWord(s.src[end]) {
+	src, end := s.src, i
+	for end < len(src) && wordByte[src[end]] {
 		end++
 	}
-	return s.src[i:end], end
+	return src[i:end], end
 }
 
 // blanks skips white space within a logical line: blanks, spliced newlines and
