@@ -52,6 +52,11 @@ func recordAndRun(record string) error {
 	for _, d := range filepath.SplitList(os.Getenv("E2E_REAL_PATH")) {
 		path := filepath.Join(d, name)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			// gcc finds its helpers by looking its own name up in PATH: there
+			// it must not find the recorder.
+			if err := os.Setenv("PATH", os.Getenv("E2E_REAL_PATH")); err != nil {
+				return err
+			}
 			return syscall.Exec(path, os.Args, os.Environ())
 		}
 	}
