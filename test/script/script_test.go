@@ -203,6 +203,10 @@ func signalDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	signals := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT, "TERM": syscall.SIGTERM}
 	ts.Check(syscall.Kill(pid, signals[args[0]]))
-	// The kernel stops or ends all its threads before long.
+	// The kernel stops all its threads before long. A killed one's sockets are
+	// closed once it has been reaped.
 	time.Sleep(50 * time.Millisecond)
+	for i := 0; args[0] == "KILL" && i < 1000 && syscall.Kill(pid, 0) == nil; i++ {
+		time.Sleep(10 * time.Millisecond)
+	}
 }
