@@ -1,16 +1,70 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
 
-// newCompile makes the hidden command by which hpcc hands over a compile that
-// no daemon can take.
-func (a *app) newCompile() *cobra.Command {
-	return &cobra.Command{
-		Use:                "compile",
-		Hidden:             true,
-		DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return absent("the one-shot compile")
-		},
+	"hpcc.dev/hpcc/internal/config"
+	"hpcc.dev/hpcc/internal/wrapper"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// compileOnce carries out one compile without a daemon, against the same disk
+// cache: what hpcc becomes when no daemon serves it. args are those behind
+// `hpccd compile`: [--show-command] -- COMPILER ARGS…. It returns the exit
+// code, unless the process becomes the compiler.
+func compileOnce(args []string) int {
+	show := len(args) > 0 && args[0] == "--show-command"
+	if show {
+		args = args[1:]
 	}
+	if i := slices.Index(args, "--"); i != 0 || len(args) < 2 {
+		fmt.Fprintln(os.Stderr, "hpcc: compile is hpcc's own command; use: hpcc wrap COMPILER ARGS…")
+		return 2
+	}
+	args = args[1:]
+	runner := wrapper.NewRunner()
+	req, err := runner.Request(args)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "hpcc: %s: %s\n", args[0], err)
+		return 127
+	}
+	req.ShowCommand = show
+	msg, err := lead(runner, req)
+	switch {
+	case err != nil:
+		// A build never fails because of its cache.
+		fmt.Fprintf(os.Stderr, "hpcc: %s; compiling without a cache\n", err)
+	case msg.Done != nil:
+		return runner.Finish(msg.Done)
+	case msg.Run != nil:
+		return runner.Show(msg.Run.Args)
+	}
+	if show {
+		return runner.Show(args)
+	}
+	return runner.Exec(args)
+}
+
+// lead has an engine of this process lead the compile.
+func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*ipcv1.ServerMessage, error) {
+	cfg, err := config.Load()
+	if err != nil {
+		return nil, err
+	}
+	engine, err := openEngine(cfg, false, newLogger(cfg, os.Stderr))
+	if err != nil {
+		return nil, err
+	}
+	msg := engine.Compile(context.Background(), req, local{runner})
+	return msg, engine.Close()
+}
+
+// local runs an engine's commands in this process's own place.
+type local struct{ runner *wrapper.Runner }
+
+func (l local) Run(_ context.Context, run *ipcv1.Run) (*ipcv1.Ran, error) {
+	return l.runner.Run(run), nil
 }

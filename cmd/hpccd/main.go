@@ -14,6 +14,11 @@ import (
 )
 
 func main() {
+	// Before anything is built up: a compile without a daemon comes here, and
+	// its user waits.
+	if len(os.Args) > 1 && os.Args[1] == "compile" {
+		os.Exit(compileOnce(os.Args[2:]))
+	}
 	a := &app{
 		services: wired,
 		stdout:   os.Stdout,

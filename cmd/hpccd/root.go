@@ -90,7 +90,6 @@ faster; without one, everything works as well.`,
 		a.newClean(),
 		a.newConfig(),
 		a.newVersion(),
-		a.newCompile(),
 	)
 	return root
 }

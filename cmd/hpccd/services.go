@@ -3,9 +3,17 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
 
+	"hpcc.dev/hpcc/internal/cache"
 	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/daemon"
+	"hpcc.dev/hpcc/internal/ipc"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
 // services is what the commands ask of the rest of hpcc. Tests put fakes in.
@@ -19,13 +27,116 @@ type services struct {
 	// serve runs the daemon until ctx ends, and has finished what was under
 	// way when it returns. It calls ready once it answers.
 	serve func(ctx context.Context, c *config.Config, ready func(addr string)) error
-	// commands says what hpcc would run for a compiler call that misses, as
-	// argument lists, in order.
-	commands func(ctx context.Context, c *config.Config, argv []string) ([][]string, error)
 }
 
 // errNeverCompiled says that hpcc has no record of a file.
 var errNeverCompiled = errors.New("hpcc has no record of a compile of it")
 
 // wired is what the shipped program uses.
-var wired = services{}
+var wired = services{
+	readStats: func(c *config.Config) (*daemon.Stats, error) {
+		ask(c, "drain")
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, err
+		}
+		return daemon.ReadStats(disk)
+	},
+	zeroStats: func(c *config.Config) error {
+		ask(c, "drain")
+		disk, err := openCache(c)
+		if err != nil {
+			return err
+		}
+		return daemon.ZeroStats(disk)
+	},
+	explain: func(c *config.Config, file string) (*daemon.Explanation, error) {
+		ask(c, "drain")
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, err
+		}
+		x, err := daemon.Explain(disk, file)
+		if errors.Is(err, daemon.ErrNoHistory) {
+			return nil, errNeverCompiled
+		}
+		return x, err
+	},
+	clean: func(ctx context.Context, c *config.Config, opt daemon.CleanOptions) (*daemon.CleanReport, error) {
+		ask(c, "drain")
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, err
+		}
+		r, err := daemon.CleanCache(ctx, disk, opt)
+		ask(c, "forget")
+		return r, err
+	},
+	serve: func(ctx context.Context, c *config.Config, ready func(addr string)) error {
+		log := newLogger(c, os.Stderr)
+		engine, err := openEngine(c, true, log)
+		if err != nil {
+			return err
+		}
+		err = daemon.Serve(ctx, engine, daemon.ServerOptions{
+			ConfigDir: c.Dir, Port: c.Daemon.Port, Socket: c.Daemon.Socket, Log: log,
+		}, func(e ipc.Endpoint) { ready(e.Socket) })
+		if errors.Is(err, daemon.ErrRunning) {
+			return withHint(err, "stop it first, or set HPCC_CONFIG_DIR for a second one")
+		}
+		return err
+	},
+}
+
+// newLogger writes structured lines to w as the settings say.
+func newLogger(c *config.Config, w io.Writer) *slog.Logger {
+	opt := &slog.HandlerOptions{Level: c.Log.Level}
+	if c.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+func openCache(c *config.Config) (*cache.Disk, error) {
+	return cache.Open(cache.Options{Dir: c.Cache.Dir, MaxBytes: c.Cache.MaxSize})
+}
+
+// openEngine opens the cache and an engine over it.
+func openEngine(c *config.Config, background bool, log *slog.Logger) (*daemon.Engine, error) {
+	disk, err := openCache(c)
+	if err != nil {
+		return nil, err
+	}
+	return daemon.NewEngine(daemon.Options{
+		Cache: disk, Log: log,
+		Reproducible: c.Reproducible.Enabled, Roots: c.Reproducible.Roots,
+		DateTime: string(c.Reproducible.DateTime), Verify: c.Verify,
+		StatsLog: c.StatsLog, Disabled: c.Disable, Background: background,
+	}), nil
+}
+
+// askTimeout bounds how long a command waits for the daemon to write down what
+// it knows; the disk answers without it.
+const askTimeout = 30 * time.Second
+
+// ask gives a running daemon a command. All commands work without a daemon, so
+// that its absence is no error.
+func ask(c *config.Config, command string) {
+	e, err := ipc.ReadEndpoint(c.Dir)
+	if err != nil || e.Socket == "" {
+		return
+	}
+	conn, err := net.DialTimeout("unix", e.Socket, askTimeout)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(askTimeout))
+	talk := ipc.NewClientConn(conn)
+	if talk.Send(&ipcv1.ClientMessage{
+		Hello: &ipcv1.Hello{Protocol: ipc.Protocol, Version: ipc.Version, Token: e.Token},
+		Admin: &ipcv1.Admin{Command: command},
+	}) == nil {
+		talk.Receive(&ipcv1.ServerMessage{})
+	}
+}

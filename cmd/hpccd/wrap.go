@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 )
@@ -25,40 +24,13 @@ reproducible builds add.`,
 		// The compiler's flags are not ours.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			show := false
-			for len(args) > 0 {
-				switch args[0] {
-				case "-h", "--help":
-					return cmd.Help()
-				case "--show-command":
-					show, args = true, args[1:]
-					continue
-				}
-				break
+			if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
+				return cmd.Help()
 			}
 			if len(args) == 0 {
 				return usage{withHint(errors.New("hpcc wrap: the compiler is missing"), "see hpcc wrap --help")}
 			}
-			if !show {
-				return withHint(errors.New("hpccd does not compile"), "run hpcc wrap, not hpccd wrap")
-			}
-			c, err := a.settings()
-			if err != nil {
-				return err
-			}
-			if a.commands == nil {
-				return absent("--show-command")
-			}
-			commands, err := a.commands(cmd.Context(), c, args)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			for _, argv := range commands {
-				if _, err := fmt.Fprintln(a.stdout, shellLine(argv)); err != nil {
-					return err
-				}
-			}
-			return nil
+			return withHint(errors.New("hpccd does not compile"), "run hpcc wrap, not hpccd wrap")
 		},
 	}
 }

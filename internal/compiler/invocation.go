@@ -1,3 +1,14 @@
+// Package compiler knows compilers: what a command line asks for, which files
+// a compile reads and looks for, what stands behind a compiler's name.
+//
+// A Command is one compiler call as the build made it. Parse turns it into an
+// Invocation, in which every option is understood, or gives a Reason why the
+// call is passed through. From an Invocation come the arguments that belong to
+// the key (KeyArgs), the command that is run on a miss (RunArgs) and, where
+// the dependency file cannot serve, the preprocessor's (PreprocessArgs). All
+// three, the parser and the path mapper read one table per grammar of options;
+// a grammar is a set of rows (option), whatever its options look like, so that
+// another family of compilers is another table and another walk over argv.
 package compiler
 
 // Family is a kind of compiler whose options, dependency files and include
@@ -138,6 +149,9 @@ type Invocation struct {
 	// parsed is the classified command line, in order; KeyArgs, RunArgs and
 	// PreprocessArgs are written from it.
 	parsed []parsedArg
+	// depsUnused is true where no preprocessor runs, so that dependency
+	// options are words without effect.
+	depsUnused bool
 }
 
 // SearchPath is the complete include chain of one compile, in the order of

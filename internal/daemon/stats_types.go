@@ -1,6 +1,10 @@
 package daemon
 
-import "time"
+import (
+	"time"
+
+	"hpcc.dev/hpcc/internal/action"
+)
 
 // Stats counts what became of compiles. Its JSON is what `hpcc stats --json`
 // prints: fields are added but never renamed or removed.
@@ -22,6 +26,9 @@ type Stats struct {
 	// Uncacheable counts, by reason, the calls that were passed to the
 	// compiler as they were. The reasons are package compiler's.
 	Uncacheable map[string]int64 `json:"uncacheable"`
+	// DependencyRuns counts the misses whose dependency file (-MMD) needed a
+	// run of the preprocessor besides the compile.
+	DependencyRuns int64 `json:"dependency_runs"`
 	// Errors counts faults of hpcc itself (a damaged entry, a full disk),
 	// after which the compiler ran as if hpcc were not there.
 	Errors int64 `json:"errors"`
@@ -71,22 +78,14 @@ type Explanation struct {
 	// Against names what a miss was compared with: "the compile before", or
 	// "the nearest entry". It is "" where there was nothing to compare with.
 	Against string `json:"against,omitempty"`
+	// Note says what the changes do not, or "".
+	Note string `json:"note,omitempty"`
 	// Changes are what made it a miss, most telling first.
 	Changes []ExplainedChange `json:"changes,omitempty"`
 }
 
 // ExplainedChange is one difference between two compiles.
-type ExplainedChange struct {
-	// Kind is "input", "flag", "environment", "compiler", "directory",
-	// "new-file" or "gone-file".
-	Kind string `json:"kind"`
-	// Name is the file, flag or variable.
-	Name string `json:"name"`
-	// Old and New are the values or digests before and after; "" where
-	// there was or is none.
-	Old string `json:"old,omitempty"`
-	New string `json:"new,omitempty"`
-}
+type ExplainedChange = action.Change
 
 // CleanOptions says what CleanCache removes.
 type CleanOptions struct {

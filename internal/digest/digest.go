@@ -4,8 +4,9 @@
 // and FIPS 140-3 speak the same function, so that one name serves from a
 // laptop's cache to an audit row. A Key is the SHA-256 of a canonical list of
 // fields and names what was not itself stored under its bytes: an action, a
-// manifest, a toolchain. Values of both types are valid by construction and
-// comparable; strings stop at Parse and ParseKey.
+// manifest, a toolchain; Seal binds what is stored under a Key to it. Values of
+// both types are valid by construction and comparable; strings stop at Parse and
+// ParseKey.
 package digest
 
 import (

@@ -266,6 +266,9 @@ type Compile struct {
 	Place  *Place    `protobuf:"bytes,6,opt,name=place,proto3" json:"place,omitempty"`
 	Stdout *Terminal `protobuf:"bytes,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr *Terminal `protobuf:"bytes,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	// Compile nothing: answer Done with the command that would run, in one line
+	// of shell, as stdout. Pass stands for the user's own command.
+	ShowCommand bool `protobuf:"varint,9,opt,name=show_command,json=showCommand,proto3" json:"showCommand,omitempty"`
 }
 
 func (x *Compile) Reset() {
@@ -328,6 +331,13 @@ func (x *Compile) GetStderr() *Terminal {
 		return x.Stderr
 	}
 	return nil
+}
+
+func (x *Compile) GetShowCommand() bool {
+	if x != nil {
+		return x.ShowCommand
+	}
+	return false
 }
 
 // Where the wrapper lives. The daemon writes outputs itself only if all of it
@@ -466,7 +476,8 @@ type Run struct {
 	// lost before Done, the wrapper runs the user's own command.
 	Incomplete bool `protobuf:"varint,6,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
 	// Bound on each captured stream, in bytes; what is beyond is passed on to
-	// the user but not reported (Ran.truncated).
+	// the user but not reported (Ran.truncated). The wrapper lowers it to what a
+	// frame can carry.
 	CaptureLimit uint64 `protobuf:"varint,7,opt,name=capture_limit,json=captureLimit,proto3" json:"captureLimit,omitempty"`
 }
 
@@ -530,13 +541,18 @@ type Ran struct {
 	unknownFields []byte
 	ExitCode      int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exitCode,omitempty"`
 	// Number of the signal that ended the command, or 0.
+	// Of STAGE_COMPILE: the wrapper reports it and then ends by the same signal,
+	// without waiting for Done.
 	Signal    int32  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	Stdout    []byte `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr    []byte `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	Truncated bool   `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"`
-	// Both streams are one open file (2>&1): their order is then not recorded.
+	// Both streams are one open file (2>&1, or one terminal). The command then
+	// had one pipe for both, so that the order of its writes was kept: all of it
+	// is in stderr, and which stream a byte was written to is not known.
 	Merged bool `protobuf:"varint,6,opt,name=merged,proto3" json:"merged,omitempty"`
-	// The command could not be started; the text says why.
+	// The command could not be started; the text says why. exit_code is then
+	// what a shell would answer (127 not found, 126 otherwise).
 	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
 }
 
@@ -1028,6 +1044,16 @@ func (m *Compile) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.ShowCommand {
+		i--
+		if m.ShowCommand {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x48
 	}
 	if m.Stderr != nil {
 		size, err := m.Stderr.MarshalToSizedBufferVT(dAtA[:i])
@@ -1854,6 +1880,9 @@ func (m *Compile) SizeVT() (n int) {
 	if m.Stderr != nil {
 		l = m.Stderr.SizeVT()
 		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+	}
+	if m.ShowCommand {
+		n += 2
 	}
 	n += len(m.unknownFields)
 	return n
@@ -2804,6 +2833,18 @@ func (m *Compile) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ShowCommand", wireType)
+			}
+			var v int
+			var _v uint64
+			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			v = int(_v)
+			if err != nil {
+				return err
+			}
+			m.ShowCommand = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])

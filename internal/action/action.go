@@ -1,0 +1,174 @@
+// Package action defines what the cache keeps.
+//
+// An Action is everything that decides what a compile produces: toolchain,
+// normalised command, environment, the files that were read and the paths
+// that were looked for in vain. A Result is what the compile left. An Entry
+// joins the two; it is stored under the action's Key. A Manifest gets from a
+// command to an action without running the compiler: for one source and
+// command it lists Candidates, the input sets seen so far, each naming an
+// action.
+//
+// Diff tells how two actions differ, in the words of `hpcc explain`. The codecs
+// write sealed records (package digest) and check every count, length and
+// index of what they read, since files of a cache can be damaged, and those of
+// a shared one hostile.
+package action
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// Input is a path that the compile read, with what it held.
+type Input struct {
+	Path   string
+	Digest digest.Digest
+}
+
+// Action is everything that decides a result. Paths below a project root are
+// neutral, so that two checkouts have one action. Paths are bytes, not
+// necessarily UTF-8.
+type Action struct {
+	// Toolchain is the compiler's identity.
+	Toolchain digest.Key
+	// Command is the normalised command line; its order matters.
+	Command []string
+	// Env holds NAME=value of the variables that the compiler reads.
+	Env []string
+	// Cwd is the working directory where an output holds it, else "".
+	Cwd string
+	// Inputs are the files read. Their order is the compiler's and means
+	// nothing to the key, but Diff follows it.
+	Inputs []Input
+	// Absent are paths that were looked for and must not exist.
+	Absent []string
+	// Present are paths whose existence alone was asked for.
+	Present []string
+	// Preprocessed names the preprocessed text, where the key was made from
+	// it; else zero.
+	Preprocessed digest.Digest
+}
+
+// Key names the action: the SHA-256 of its canonical encoding, in which Env,
+// Inputs, Absent and Present are sorted and hold nothing twice. Whoever reads a
+// result recomputes it from what they checked. Key does not change a.
+func (a *Action) Key() digest.Key {
+	k := digest.NewKey("action").
+		Bytes("toolchain", a.Toolchain[:]).
+		Field("command", a.Command...).
+		Field("env", sorted(a.Env, cmp.Compare)...).
+		Field("cwd", a.Cwd)
+	inputs := sorted(a.Inputs, compareInputs)
+	fields := make([]string, 0, 2*len(inputs))
+	for _, in := range inputs {
+		sum := in.Digest.Sum()
+		// 32 bytes of sum make the path's field unambiguous; the size follows
+		// from the sum.
+		fields = append(fields, in.Path, string(sum[:]))
+	}
+	k.Field("inputs", fields...).
+		Field("absent", sorted(a.Absent, cmp.Compare)...).
+		Field("present", sorted(a.Present, cmp.Compare)...)
+	if !a.Preprocessed.IsZero() {
+		k.Field("preprocessed", a.Preprocessed.String())
+	}
+	return k.Sum()
+}
+
+func compareInputs(x, y Input) int {
+	if c := cmp.Compare(x.Path, y.Path); c != 0 {
+		return c
+	}
+	xs, ys := x.Digest.Sum(), y.Digest.Sum()
+	return slices.Compare(xs[:], ys[:])
+}
+
+// sorted returns list in order and without repetitions: list itself where it
+// is so already, else a copy.
+func sorted[E comparable](list []E, compare func(x, y E) int) []E {
+	inOrder := true
+	for i := 1; i < len(list) && inOrder; i++ {
+		inOrder = compare(list[i-1], list[i]) < 0
+	}
+	if inOrder {
+		return list
+	}
+	list = slices.Clone(list)
+	slices.SortFunc(list, compare)
+	return slices.Compact(list)
+}
+
+// Output is one file of a result.
+type Output struct {
+	// Role says which of the declared outputs it is: "object", "assembly",
+	// "dwo", "gcno", "su", ….
+	Role   string
+	Digest digest.Digest
+	// Executable files have the execute bits that the umask leaves.
+	Executable bool
+}
+
+// Dependency is one entry of the dependency list, in the compiler's order.
+type Dependency struct {
+	Path string
+	// System is true for what -MD lists and -MMD does not.
+	System bool
+}
+
+// Result is what a successful compile left; failing ones are not kept. Its
+// texts and paths are neutral, as the action's are.
+type Result struct {
+	Stdout, Stderr []byte
+	Outputs        []Output
+	Dependencies   []Dependency
+	// CompileTime is the wall time that the compile took.
+	CompileTime time.Duration
+	// StdioContext is a digest over what the diagnostics depend on (terminal,
+	// width, colours); "" where nothing was printed, so that the result serves
+	// every stream.
+	StdioContext string
+}
+
+// Entry is an action with its result.
+type Entry struct {
+	Action Action
+	Result Result
+}
+
+// MaxCandidates bounds a manifest. A look-up checks every candidate before it
+// is a miss, so that more would cost each miss more than the rare return to an
+// input set of 32 changes ago saves.
+const MaxCandidates = 32
+
+// Candidate is one input set of a manifest: where all Inputs, Absent and
+// Present hold, Action's result is right.
+type Candidate struct {
+	Action          digest.Key
+	Inputs          []Input
+	Absent, Present []string
+	// StdioContext is the result's.
+	StdioContext string
+}
+
+// Manifest lists what is known of one source and command.
+type Manifest struct {
+	// Preprocess says why only the preprocessed text can tell results apart;
+	// "" where the candidates do.
+	Preprocess string
+	// Candidates are at most MaxCandidates, newest first.
+	Candidates []Candidate
+}
+
+// Add puts c first, drops an older candidate of the same action, and the
+// oldest beyond MaxCandidates.
+func (m *Manifest) Add(c Candidate) {
+	rest := slices.DeleteFunc(m.Candidates, func(old Candidate) bool { return old.Action == c.Action })
+	m.Candidates = slices.Insert(rest, 0, c)
+	if len(m.Candidates) > MaxCandidates {
+		clear(m.Candidates[MaxCandidates:])
+		m.Candidates = m.Candidates[:MaxCandidates]
+	}
+}

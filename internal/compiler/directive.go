@@ -1,0 +1,428 @@
+package compiler
+
+import (
+	"bytes"
+	"strings"
+)
+
+// directive handles the directive whose # (or %:) ends before i, and returns
+// where the main loop goes on: behind the operand, if there is one that it must
+// not read, else behind the name.
+func (s *scanner) directive(i int) int {
+	i = s.blanks(i)
+	name, end := s.word(i)
+	if len(name) == 0 {
+		return i
+	}
+	switch string(name) {
+	case "include":
+		return s.operand(Include, end)
+	case "include_next":
+		return s.operand(IncludeNext, end)
+	case "import":
+		return s.operand(Import, end)
+	case "embed":
+		return s.operand(Embed, end)
+	case "pragma":
+		return s.pragma(s.blanks(end))
+	case "line":
+		s.out.LineMarkers = true
+	case "error", "warning":
+		// clang reads the rest of the line as it is: a comment does not start
+		// there, nor a literal.
+		return s.lineEnd(end)
+	default:
+		if '0' <= name[0] && name[0] <= '9' {
+			s.out.LineMarkers = true
+			return end
+		}
+		return i // the word may be one that the main loop looks for
+	}
+	return end
+}
+
+// operand reads the operand of an include-like directive at i.
+func (s *scanner) operand(kind DirectiveKind, i int) int {
+	i = s.blanks(i)
+	name, angle, end := s.headerName(i)
+	if name != nil {
+		s.add(kind, angle, name)
+		return end
+	}
+	if i < len(s.src) && s.src[i] != '\n' {
+		s.out.ComputedInclude = true
+	}
+	return i
+}
+
+// headerName reads <name> or "name" at i; name is nil if there is neither. The
+// end of the line ends it, and nothing escapes the closing delimiter.
+func (s *scanner) headerName(i int) (name []byte, angle bool, end int) {
+	src := s.src
+	if i >= len(src) || src[i] != '"' && src[i] != '<' {
+		return nil, false, i
+	}
+	closing := byte('"')
+	if src[i] == '<' {
+		closing = '>'
+	}
+	for end = i + 1; end < len(src) && src[end] != '\n'; end++ {
+		if src[end] == closing {
+			return src[i+1 : end], closing == '>', end + 1
+		}
+	}
+	return nil, false, i
+}
+
+// add notes a literal directive. An empty name is an error to every compiler.
+func (s *scanner) add(kind DirectiveKind, angle bool, name []byte) {
+	if len(name) == 0 {
+		return
+	}
+	const few = 16
+	if len(s.found) <= few {
+		for i := range s.found {
+			if d := &s.found[i]; d.kind == kind && d.angle == angle && bytes.Equal(d.name, name) {
+				d.repeated = true
+				return
+			}
+		}
+	} else {
+		if s.index == nil {
+			s.index = make(map[foundKey]int)
+			for i, d := range s.found {
+				s.index[foundKey{d.kind, d.angle, string(d.name)}] = i
+			}
+		}
+		key := foundKey{kind, angle, string(name)}
+		if i, ok := s.index[key]; ok {
+			s.found[i].repeated = true
+			return
+		}
+		s.index[key] = len(s.found)
+	}
+	s.found = append(s.found, foundDirective{kind: kind, angle: angle, name: name})
+}
+
+// pragma reads the text of a pragma at i: behind #pragma, or within the literal
+// of a _Pragma.
+func (s *scanner) pragma(i int) int {
+	name, end := s.word(i)
+	switch string(name) {
+	case "once":
+		s.out.PragmaOnce = true
+	case "system_header":
+		// An old spelling without its name space.
+		s.out.PragmaSystemHeader = true
+	case "dependency":
+		s.out.PragmaDependency = true
+	case "GCC", "clang":
+		return s.vendorPragma(end)
+	default:
+		return i
+	}
+	return end
+}
+
+// vendorPragma reads what follows GCC or clang in a pragma.
+func (s *scanner) vendorPragma(i int) int {
+	name, end := s.word(s.blanks(i))
+	switch string(name) {
+	case "system_header":
+		s.out.PragmaSystemHeader = true
+	case "dependency":
+		s.out.PragmaDependency = true
+	case "pch_preprocess":
+		s.out.PragmaPCH = true
+	case "module":
+		s.out.Module = true
+	default:
+		return i
+	}
+	return end
+}
+
+// underscore handles the words that start with an underscore; within a word,
+// only how it ends.
+func (s *scanner) underscore(i int) int {
+	src := s.src
+	if i > 0 && isWord(src[i-1]) {
+		_, end := s.word(i)
+		if src[end-1] == '_' {
+			s.timePiece(i, end)
+		}
+		return end
+	}
+	word, end := s.word(i)
+	if len(word) < 3 {
+		return end
+	}
+	switch word[1] {
+	case 'P':
+		if string(word) == "_Pragma" {
+			return s.pragmaOperator(end)
+		}
+	case '_':
+		switch word[2] {
+		case 'D', 'T':
+			s.timeWordOrPrefix(word)
+		case 'h':
+			if bytes.HasPrefix(word, []byte("__has_")) {
+				return s.hasOperator(i, word, end)
+			}
+		}
+	case 'D', 'T':
+		s.timePiece(i, end)
+	}
+	return end
+}
+
+// hasOperator handles __has_include and its kin, which stand at i.
+func (s *scanner) hasOperator(i int, word []byte, end int) int {
+	var kind DirectiveKind
+	switch string(word) {
+	case "__has_include", "__has_include__":
+		kind = HasInclude
+	case "__has_include_next", "__has_include_next__":
+		kind = HasIncludeNext
+	case "__has_embed":
+		kind = HasEmbed
+	default:
+		return end
+	}
+	if s.isMention(i) {
+		return end
+	}
+	at := s.blanks(end)
+	if at < len(s.src) && s.src[at] == '(' {
+		at = s.blanks(at + 1)
+	}
+	name, angle, after := s.headerName(at)
+	if name == nil {
+		s.out.ComputedHasInclude = true
+		return end
+	}
+	s.add(kind, angle, name)
+	return after
+}
+
+// isMention reports whether the word at i is only asked for or defined, as in
+// `#ifdef __has_include` or `defined(__has_include)`. It looks back within the
+// line; what it does not understand is a use.
+func (s *scanner) isMention(i int) bool {
+	i = s.blanksBefore(i)
+	if i > 0 && s.src[i-1] == '(' {
+		i = s.blanksBefore(i - 1)
+		return string(s.wordBefore(i)) == "defined"
+	}
+	switch string(s.wordBefore(i)) {
+	case "defined", "ifdef", "ifndef", "elifdef", "elifndef", "define", "undef":
+		return true
+	}
+	return false
+}
+
+// lookBack bounds each look behind the scanner's position, so that time stays
+// linear in texts made of blanks.
+const lookBack = 64
+
+func (s *scanner) blanksBefore(i int) int {
+	for n := 0; i > 0 && isBlank(s.src[i-1]) && n < lookBack; n++ {
+		i--
+	}
+	return i
+}
+
+func (s *scanner) wordBefore(i int) []byte {
+	start := i
+	for start > 0 && isWord(s.src[start-1]) && i-start < lookBack {
+		start--
+	}
+	return s.src[start:i]
+}
+
+// pragmaOperator handles the operand of _Pragma at i. One that is made by
+// macros is found by its words: see capital.
+func (s *scanner) pragmaOperator(i int) int {
+	at := s.blanks(i)
+	if at >= len(s.src) || s.src[at] != '(' {
+		return i
+	}
+	prefix, at := s.word(s.blanks(at + 1))
+	if at < len(s.src) && s.src[at] == '"' {
+		at++
+		if bytes.HasSuffix(prefix, []byte("R")) {
+			for at < len(s.src) && s.src[at-1] != '(' && s.src[at] != '\n' {
+				at++
+			}
+		}
+		s.pragma(s.blanks(at))
+	}
+	return i
+}
+
+// capital handles words that start with D, T or G and so could be DATE, TIME,
+// TIMESTAMP (to be joined with underscores by ##), or the GCC of a pragma that
+// a macro makes.
+func (s *scanner) capital(i int) int {
+	if i > 0 && isWord(s.src[i-1]) {
+		return i + 1
+	}
+	word, end := s.word(i)
+	switch string(word) {
+	case "DATE":
+		s.out.timeWord |= wordDate
+	case "TIME":
+		s.out.timeWord |= wordTime
+	case "TIMESTAMP":
+		s.out.timeWord |= wordTimestamp
+	case "GCC":
+		return s.vendorPragma(end)
+	default:
+		s.timePiece(i, end)
+	}
+	return end
+}
+
+var timeMacros = [...]string{"__DATE__", "__TIME__", "__TIMESTAMP__"}
+
+// timeWordOrPrefix handles a word that starts with __D or __T.
+func (s *scanner) timeWordOrPrefix(word []byte) {
+	for which, m := range timeMacros {
+		// Of two pieces that make a name, one is a prefix of four bytes or more
+		// or else the other a suffix that timePiece knows.
+		if len(word) >= 4 && len(word) <= len(m) && m[:len(word)] == string(word) {
+			s.usesTime(which)
+		}
+	}
+}
+
+// timePiece handles the word that ends at end and contains src[i:end]: a
+// suffix of a time macro, or its middle, to be joined to the rest by ##.
+func (s *scanner) timePiece(i, end int) {
+	src := s.src
+	start := i
+	for start > 0 && end-start < len("__TIMESTAMP__") && isWord(src[start-1]) {
+		start--
+	}
+	if start > 0 && isWord(src[start-1]) {
+		return // too long
+	}
+	word := src[start:end]
+	for which, m := range timeMacros {
+		suffix := len(word) >= len("TE__") && len(word) < len(m) && m[len(m)-len(word):] == string(word)
+		middle := len(word) >= len("DATE_") && (word[0] == '_' || word[len(word)-1] == '_') && bytes.Contains([]byte(m), word)
+		if suffix || middle {
+			s.usesTime(which)
+		}
+	}
+}
+
+func (s *scanner) usesTime(which int) {
+	switch which {
+	case 0:
+		s.out.Date = true
+	case 1:
+		s.out.Time = true
+	case 2:
+		s.out.Timestamp = true
+	}
+}
+
+// hash handles # within a line: only ## matters.
+func (s *scanner) hash(i int) int {
+	if i+1 < len(s.src) && s.src[i+1] == '#' {
+		s.paste(i, i+2)
+		return i + 2
+	}
+	return i + 1
+}
+
+// paste handles a ## operator at [i,end): if underscores alone, or with the
+// begin of a name, are joined to something, a bare DATE elsewhere is enough.
+func (s *scanner) paste(i, end int) {
+	before := s.wordBefore(s.blanksBefore(i))
+	if isTimePrefix(before) {
+		s.out.timePaste = true
+		return
+	}
+	after, _ := s.word(s.blanks(end))
+	switch string(after) {
+	case "_", "__", "E__", "P__", "TE__", "ME__", "MP__":
+		s.out.timePaste = true
+	}
+}
+
+func isTimePrefix(w []byte) bool {
+	switch string(w) {
+	case "_", "__", "__D", "__T":
+		return true
+	}
+	return false
+}
+
+// dot looks for the assembler's directives in code: in assembler sources, or to
+// be made a string by a macro. Members named include are told apart.
+func (s *scanner) dot(i int) int {
+	rest := s.src[i+1:]
+	switch {
+	case bytes.HasPrefix(rest, []byte("incbin")):
+		s.out.AsmInclude = true
+	case bytes.HasPrefix(rest, []byte("include")):
+		if i > 0 && (isWord(s.src[i-1]) || s.src[i-1] == ')' || s.src[i-1] == ']') {
+			break
+		}
+		next := s.blanks(i + 1 + len("include"))
+		if next < len(s.src) && s.src[next] == '=' {
+			break
+		}
+		s.out.AsmInclude = true
+	}
+	return i + 1
+}
+
+// stringText looks into a string literal for text that could make the
+// assembler read a file. Adjacent literals are joined by the compiler, so a
+// literal that ends in the begin of such a directive counts too.
+func (s *scanner) stringText(text []byte) {
+	if len(text) == 0 || s.out.AsmInclude {
+		return
+	}
+	if bytes.Contains(text, []byte("incbin")) || bytes.Contains(text, []byte(".include")) {
+		s.out.AsmInclude = true
+		return
+	}
+	dot := bytes.LastIndexByte(text, '.')
+	if dot < 0 {
+		return
+	}
+	if tail := string(text[dot:]); tail == "." {
+		// A lone dot ends many a message: only where it could begin a statement,
+		// in a file that has assembly.
+		if dot == 0 || bytes.IndexByte([]byte(" nt;}:"), text[dot-1]) >= 0 {
+			s.out.AsmInclude = s.hasAsm()
+		}
+	} else if strings.HasPrefix(".include", tail) || strings.HasPrefix(".incbin", tail) {
+		s.out.AsmInclude = true
+	}
+}
+
+// hasAsm reports whether the text may hold assembly; the answer is kept, since
+// it reads all of the text.
+func (s *scanner) hasAsm() bool {
+	if s.asm == asmUnknown {
+		s.asm = asmNone
+		if bytes.Contains(s.src, []byte("asm")) || bytes.Contains(s.src, []byte("ASM")) {
+			s.asm = asmFound
+		}
+	}
+	return s.asm == asmFound
+}
+
+type asmPresence uint8
+
+const (
+	asmUnknown asmPresence = iota
+	asmNone
+	asmFound
+)

@@ -1,0 +1,611 @@
+package compiler
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// File is one file that a compile read.
+type File struct {
+	// Path is as the compiler's dependency list spells it.
+	Path string
+	Scan *FileScan
+}
+
+// Lookups is what a compile looked for besides what it read. All paths are as
+// the compiler spells them, relative ones relative to its working directory;
+// each list is sorted and free of duplicates.
+type Lookups struct {
+	// Absent paths were looked for in vain. Below a directory that is missing
+	// only the directory is named: nothing can appear below it before it does.
+	// An absent path may be a symbolic link that leads nowhere; the change time
+	// of its directory does not tell when that ends.
+	Absent []string
+	// Present paths exist and were not read, but whether they exist decides:
+	// __has_include, or a header that an #if keeps out. A directory that stands
+	// where a header was looked for, and so was passed over, is named with "/."
+	// behind it, which is missing once a plain file takes its place.
+	//
+	// A file that appeared while the compile ran would be taken for present:
+	// the caller must apply its guard against files newer than the start to
+	// these paths too.
+	Present []string
+	// Aliases are other names, through symbolic links, of files that were
+	// read. Their content is an input under these names as well: a link that
+	// comes to lead elsewhere changes the compile.
+	Aliases []string
+	// NeedPreprocess is "" or why the lists cannot be complete, one of the
+	// Need constants.
+	NeedPreprocess string
+}
+
+// Reasons why lookups cannot be derived from a scan. But for
+// NeedPrecompiledHeader and NeedPragmaDependency, whose effects preprocessed
+// text does not show either, the output of the preprocessor can serve instead.
+const (
+	// NeedPrecompiledHeader: a .gch or .pch stands where the compiler takes it
+	// instead of a header.
+	NeedPrecompiledHeader = "precompiled-header"
+	// NeedPragmaDependency: #pragma GCC dependency compares times.
+	NeedPragmaDependency = "pragma-dependency"
+	// NeedComputedHasInclude: __has_include of a name that macros make.
+	NeedComputedHasInclude = "computed-has-include"
+	// NeedComputedInclude: a file was included by a name that macros make and
+	// that cannot be told from the file's path.
+	NeedComputedInclude = "computed-include"
+	// NeedUnexplained: a file is listed that no directive could have named.
+	NeedUnexplained = "unexplained-include"
+)
+
+// FindLookups derives from the files that a compile read, in the order of its
+// dependency list, every lookup that it could have made and that did not lead
+// to one of them. It names too much rather than too little: directives in
+// skipped code count, and for each the whole chain up to where the search must
+// have ended. It holds for gcc and for clang without modules, header maps and
+// MSVC's search rule.
+//
+// fs shows the files after the compile and is not changed by others meanwhile.
+func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lookups {
+	f := &finder{
+		family:  inv.Family,
+		fs:      fs,
+		files:   files,
+		chain:   newChain(sp, fs),
+		listed:  make(map[string]int, len(files)),
+		absent:  make(map[string]struct{}),
+		present: make(map[string]struct{}),
+		aliases: make(map[string]int),
+		memo:    make(map[searchKey]*search),
+		done:    make(map[includerKey]struct{}),
+	}
+	for i := range files {
+		p := trimDotSlash(files[i].Path)
+		if _, ok := f.listed[p]; !ok {
+			f.listed[p] = i
+		}
+	}
+	f.explained = make([]bool, len(files))
+	f.main = mainFile(inv, files)
+	for i := 0; i <= f.main && i < len(files); i++ {
+		f.explained[i] = true // clang lists files of options before the source
+	}
+	f.missingDirs()
+	f.commandLine(inv)
+	f.directives()
+	f.computed()
+	f.precompiled(inv)
+	return f.result()
+}
+
+// mainFile returns the index of the source in the dependency list.
+func mainFile(inv *Invocation, files []File) int {
+	source := trimDotSlash(inv.Source)
+	for i := range files {
+		if files[i].Path == source {
+			return i
+		}
+	}
+	return 0
+}
+
+// finder holds the work of one FindLookups.
+type finder struct {
+	family Family
+	fs     FileSystem
+	files  []File
+	main   int
+	chain  chain
+
+	listed    map[string]int // path -> index of files
+	ids       map[FileID]int // made on first use
+	explained []bool         // files that some literal name leads to
+	aliases   map[string]int // other name -> index of files
+	pending   []includer     // includers whose directives are to be searched
+	done      map[includerKey]struct{}
+	memo      map[searchKey]*search
+	absent    map[string]struct{}
+	present   map[string]struct{}
+	pch       bool
+}
+
+// includer is a file's directives to be resolved from one directory.
+type includer struct {
+	file int
+	dir  string
+}
+
+type includerKey struct {
+	file int
+	dir  string
+}
+
+// chain is the search path as one list: quote directories, then those for
+// both forms.
+type chain struct {
+	dirs  []chainDir
+	angle int // index of the first directory for <…>
+}
+
+type chainDir struct {
+	path   string // without "./" before or slashes behind; "" is the working directory
+	system bool
+	// again is true where the same directory stands later in the chain. The
+	// compiler drops one of the two, and which one depends on their kinds, so a
+	// search must not be taken to end here.
+	again bool
+}
+
+func newChain(sp SearchPath, fs FileSystem) chain {
+	var c chain
+	add := func(dirs []string, system bool) {
+		for _, d := range dirs {
+			c.dirs = append(c.dirs, chainDir{path: trimDir(d), system: system})
+		}
+	}
+	add(sp.Quote, false)
+	c.angle = len(c.dirs)
+	add(sp.Angle, false)
+	add(sp.System, true)
+	add(sp.After, true)
+	seen := make(map[FileID]struct{}, len(c.dirs))
+	for i := len(c.dirs) - 1; i >= 0; i-- {
+		id, ok := fs.ID(c.dirs[i].path)
+		if !ok {
+			continue
+		}
+		_, c.dirs[i].again = seen[id]
+		seen[id] = struct{}{}
+	}
+	return c
+}
+
+// trimDir spells a directory so that joinPath gives what a dependency list
+// would say.
+func trimDir(dir string) string {
+	if t := strings.TrimRight(dir, "/"); t != "" || dir == "" {
+		dir = t
+	} else {
+		return "/"
+	}
+	dir = trimDotSlash(dir)
+	if dir == "." {
+		return ""
+	}
+	return dir
+}
+
+// joinPath appends a header's name to a directory as spelled by trimDir.
+func joinPath(dir, name string) string {
+	switch dir {
+	case "":
+		return trimDotSlash(name)
+	case "/":
+		return "/" + name
+	}
+	return dir + "/" + name
+}
+
+// dirOf is the directory in which a file's "…" directives look first.
+func dirOf(file string) string {
+	i := strings.LastIndexByte(file, '/')
+	switch {
+	case i < 0:
+		return ""
+	case i == 0:
+		return "/"
+	}
+	return trimDir(file[:i])
+}
+
+// searchKey names a search along the chain; searches from different files for
+// the same name share it.
+type searchKey struct {
+	name  string
+	angle bool
+}
+
+// search is what stands at each candidate of a name along the chain.
+type search struct {
+	at      []candidate
+	stop    int // candidates that a search from the head looks at
+	last    int // index of the last candidate that was read, or -1
+	emitted int // candidates noted so far
+}
+
+type candidate struct {
+	path    string
+	missing string // the shortest missing prefix
+	kind    PathKind
+	file    int // index of files, or -1
+}
+
+// look classifies one path.
+func (f *finder) look(path string) candidate {
+	c := candidate{path: path, file: -1}
+	if i, ok := f.listed[path]; ok {
+		// It was read, so it is there, whatever became of it since.
+		c.kind, c.file = Regular, i
+		return c
+	}
+	c.kind, c.missing = f.fs.Look(path)
+	if c.kind == Regular {
+		c.file = f.sameFile(path)
+	}
+	return c
+}
+
+// sameFile returns the listed file that path names too, or -1. gcc spells
+// files in system directories by their real path where that is shorter.
+func (f *finder) sameFile(path string) int {
+	if f.ids == nil {
+		f.ids = make(map[FileID]int, len(f.files))
+		for i := len(f.files) - 1; i >= 0; i-- {
+			if id, ok := f.fs.ID(f.files[i].Path); ok {
+				f.ids[id] = i
+			}
+		}
+	}
+	if id, ok := f.fs.ID(path); ok {
+		if i, ok := f.ids[id]; ok {
+			return i
+		}
+	}
+	return -1
+}
+
+// along returns the search for a name along the chain.
+func (f *finder) along(name string, angle bool) *search {
+	key := searchKey{name, angle}
+	if s, ok := f.memo[key]; ok {
+		return s
+	}
+	dirs := f.chain.dirs
+	if angle {
+		dirs = dirs[f.chain.angle:]
+	}
+	s := &search{at: make([]candidate, len(dirs))}
+	s.last = -1
+	first := -1
+	for i, d := range dirs {
+		c := f.look(joinPath(d.path, name))
+		s.at[i] = c
+		if c.kind == Regular && first < 0 && !d.again {
+			first = i
+		}
+		if c.file >= 0 {
+			s.last = i
+		}
+	}
+	// From the head the search ends at the first file. If that is not listed,
+	// the directive was skipped or is a __has_include; a later one that is
+	// listed is kept in view in case the first was made after the compile.
+	s.stop = len(dirs)
+	if s.last >= 0 {
+		s.stop = s.last + 1
+	}
+	if first >= 0 && (s.last < first || s.at[first].file >= 0) {
+		s.stop = first + 1
+	}
+	f.memo[key] = s
+	return s
+}
+
+// emit notes the first n candidates of a search.
+func (f *finder) emit(s *search, n int) {
+	for ; s.emitted < n; s.emitted++ {
+		f.note(s.at[s.emitted])
+	}
+}
+
+// note records what one candidate means.
+func (f *finder) note(c candidate) {
+	switch {
+	case c.kind == Missing:
+		f.absent[c.missing] = struct{}{}
+	case c.kind == Directory:
+		f.present[strings.TrimRight(c.path, "/")+"/."] = struct{}{}
+	case c.file < 0:
+		f.present[c.path] = struct{}{}
+	default:
+		f.explained[c.file] = true
+		if _, listed := f.listed[c.path]; listed {
+			return
+		}
+		if _, known := f.aliases[c.path]; !known {
+			f.aliases[c.path] = c.file
+			// clang takes the directory of the name used last for a file's own.
+			f.push(c.file, dirOf(c.path))
+		}
+	}
+}
+
+func (f *finder) push(file int, dir string) {
+	key := includerKey{file, dir}
+	if _, ok := f.done[key]; !ok {
+		f.done[key] = struct{}{}
+		f.pending = append(f.pending, includer(key))
+	}
+}
+
+// resolve notes the lookups of one directive in a file whose directory is dir.
+func (f *finder) resolve(dir string, d Directive) {
+	if strings.HasPrefix(d.Name, "/") {
+		f.note(f.look(d.Name))
+		return
+	}
+	own := candidate{kind: Missing, file: -1}
+	if !d.Angle {
+		own = f.look(joinPath(dir, d.Name))
+		f.note(own)
+	}
+	next := d.Kind == IncludeNext || d.Kind == HasIncludeNext
+	// Behind a file that was found beside its includer gcc goes on with the
+	// quote directories, even for <…>.
+	s := f.along(d.Name, d.Angle && !next)
+	switch {
+	case d.Kind == HasIncludeNext || d.Kind == IncludeNext && s.last < 0:
+		f.emit(s, len(s.at))
+	case d.Kind == IncludeNext:
+		// From wherever it started, if it was searched at all it was found.
+		f.emit(s, s.last+1)
+	case own.kind == Regular && own.file >= 0:
+		// Found beside the including file; the chain was not searched.
+	case own.kind == Regular:
+		// As for the first file of the chain: see along.
+		f.emit(s, s.last+1)
+	default:
+		f.emit(s, s.stop)
+	}
+}
+
+// missingDirs notes the directories of the chain that do not exist: compilers
+// look at each of them before anything else.
+func (f *finder) missingDirs() {
+	for _, d := range f.chain.dirs {
+		if d.path == "" || d.path == "/" {
+			continue
+		}
+		if kind, missing := f.fs.Look(d.path); kind == Missing {
+			f.absent[missing] = struct{}{}
+		}
+	}
+}
+
+// commandLine notes the lookups that options and the compiler itself make.
+func (f *finder) commandLine(inv *Invocation) {
+	for _, list := range [][]string{inv.Includes.Macros, inv.Includes.Forced} {
+		for _, name := range list {
+			// From the working directory, then along the quote chain.
+			f.resolve("", Directive{Kind: Include, Name: name})
+			if f.family == Clang {
+				f.probePCH(name + ".pch")
+				f.probePCH(name + ".gch")
+			}
+		}
+	}
+	if f.family == GCC {
+		f.resolve("", Directive{Kind: Include, Angle: true, Name: predefName})
+	}
+}
+
+// predefName is the header that gcc includes before all others on systems with
+// glibc.
+const predefName = "stdc-predef.h"
+
+// directives notes the lookups of all literal directives.
+func (f *finder) directives() {
+	for i := range f.files {
+		p := trimDotSlash(f.files[i].Path)
+		if first := f.listed[p]; first != i {
+			// gcc lists a file again for each other name that led to it.
+			f.explained[i] = true
+			continue
+		}
+		f.push(i, dirOf(p))
+	}
+	for len(f.pending) > 0 {
+		in := f.pending[len(f.pending)-1]
+		f.pending = f.pending[:len(f.pending)-1]
+		for _, d := range f.files[in.file].Scan.Directives {
+			f.resolve(in.dir, d)
+		}
+	}
+}
+
+// computed notes the lookups of includes whose names macros make: any listed
+// file may have been found so, under each name that leads to it from some
+// directory of the chain.
+func (f *finder) computed() {
+	dirs := make(map[string]struct{})
+	for in := range f.done {
+		if f.files[in.file].Scan.ComputedInclude {
+			dirs[in.dir] = struct{}{}
+		}
+	}
+	if len(dirs) == 0 {
+		return
+	}
+	own := make([]string, 0, len(dirs))
+	for d := range dirs {
+		own = append(own, d)
+	}
+	slices.Sort(own)
+	for i := range f.files {
+		f.decompose(i, trimDotSlash(f.files[i].Path), own)
+	}
+	for alias, i := range f.aliases {
+		f.decompose(i, alias, own)
+	}
+}
+
+// decompose notes, for each way to split p into a directory of the chain and a
+// name, the candidates of that name before it.
+func (f *finder) decompose(file int, p string, own []string) {
+	for _, dir := range own {
+		if _, ok := below(p, dir); ok {
+			f.explained[file] = true
+		}
+	}
+	for i, d := range f.chain.dirs {
+		name, ok := below(p, d.path)
+		if !ok && d.system {
+			name, ok = below(p, path.Clean(d.path))
+		}
+		if !ok {
+			continue
+		}
+		f.explained[file] = true
+		for _, dir := range own {
+			f.note(f.look(joinPath(dir, name)))
+		}
+		f.emit(f.along(name, false), i)
+	}
+}
+
+// below returns the name under which p is found in dir.
+func below(p, dir string) (name string, ok bool) {
+	switch dir {
+	case "":
+		return p, !strings.HasPrefix(p, "/")
+	case "/":
+		return strings.CutPrefix(p, "/")
+	}
+	if len(p) > len(dir)+1 && p[len(dir)] == '/' && strings.HasPrefix(p, dir) {
+		return p[len(dir)+1:], true
+	}
+	return "", false
+}
+
+// precompiled notes where gcc looks for precompiled headers: beside each
+// candidate of the first include, and beside the source itself.
+func (f *finder) precompiled(inv *Invocation) {
+	if f.family != GCC || len(f.files) == 0 {
+		return
+	}
+	f.probePCH(inv.Source + ".gch")
+	f.probeSearch("", Directive{Angle: true, Name: predefName})
+	forced := slices.Concat(inv.Includes.Macros, inv.Includes.Forced)
+	if len(forced) > 0 {
+		for _, name := range forced {
+			f.probeSearch("", Directive{Name: name})
+		}
+		return
+	}
+	main := f.files[f.main]
+	first := f.main + 1
+	if first < len(f.files) && path.Base(f.files[first].Path) == predefName {
+		first++
+	}
+	if main.Scan.ComputedInclude && first < len(f.files) {
+		p := trimDotSlash(f.files[first].Path)
+		for _, d := range f.chain.dirs {
+			if name, ok := below(p, d.path); ok {
+				f.probeSearch(dirOf(main.Path), Directive{Name: name})
+			}
+		}
+	}
+	for _, d := range main.Scan.Directives {
+		found := f.probeSearch(dirOf(main.Path), d)
+		// What was first included came from this directive, unless an #if kept
+		// it out here and it stands once more below.
+		if found == first && !d.Repeated && d.Kind == Include {
+			break
+		}
+	}
+}
+
+// probeSearch notes the .gch of each candidate of a directive, and returns the
+// index of the file at which its search ends, or -1.
+func (f *finder) probeSearch(dir string, d Directive) int {
+	if strings.HasPrefix(d.Name, "/") {
+		f.probePCH(d.Name + ".gch")
+		return f.look(d.Name).file
+	}
+	if !d.Angle {
+		own := f.look(joinPath(dir, d.Name))
+		f.probePCH(own.path + ".gch")
+		if own.file >= 0 {
+			return own.file
+		}
+	}
+	s := f.along(d.Name, d.Angle)
+	found := -1
+	for _, c := range s.at[:s.stop] { // in the source, _next is no different
+		f.probePCH(c.path + ".gch")
+		found = c.file
+	}
+	return found
+}
+
+// probePCH notes a path at which a precompiled header would be taken.
+func (f *finder) probePCH(p string) {
+	if kind, missing := f.fs.Look(trimDotSlash(p)); kind == Missing {
+		f.absent[missing] = struct{}{}
+	} else {
+		f.pch = true
+	}
+}
+
+// result sorts what was found.
+func (f *finder) result() Lookups {
+	l := Lookups{
+		Absent:  sortedKeys(f.absent),
+		Present: sortedKeys(f.present),
+		Aliases: sortedKeys(f.aliases),
+	}
+	var dependency, computedHas, computed, unexplained bool
+	for i := range f.files {
+		s := f.files[i].Scan
+		dependency = dependency || s.PragmaDependency
+		computedHas = computedHas || s.ComputedHasInclude
+		computed = computed || s.ComputedInclude
+		f.pch = f.pch || s.PragmaPCH
+		unexplained = unexplained || !f.explained[i]
+	}
+	switch {
+	case f.pch:
+		l.NeedPreprocess = NeedPrecompiledHeader
+	case dependency:
+		l.NeedPreprocess = NeedPragmaDependency
+	case computedHas:
+		l.NeedPreprocess = NeedComputedHasInclude
+	case unexplained && computed:
+		l.NeedPreprocess = NeedComputedInclude
+	case unexplained:
+		l.NeedPreprocess = NeedUnexplained
+	}
+	return l
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

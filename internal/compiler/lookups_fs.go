@@ -1,0 +1,199 @@
+package compiler
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// PathKind says what stands at a path.
+type PathKind uint8
+
+// What a look at a path can find. Symbolic links are followed.
+const (
+	// Missing: nothing, or a symbolic link that leads nowhere.
+	Missing PathKind = iota
+	// Regular is anything that a compiler would open and read.
+	Regular
+	// Directory is a directory, which compilers pass over when they look for
+	// a header.
+	Directory
+)
+
+// FileID tells files apart, whatever their names.
+type FileID struct{ Dev, Ino uint64 }
+
+// FileSystem is the view of the files that FindLookups needs. Paths are as the
+// compiler spells them: relative ones are relative to the compile's working
+// directory, and ".." is left to the file system, since a directory may be a
+// link.
+type FileSystem interface {
+	// Look says what is at path, and for a missing path the shortest prefix
+	// of it, at a component's end, that is missing.
+	Look(path string) (kind PathKind, missing string)
+	// ID names the file at path; ok is false if there is none.
+	ID(path string) (id FileID, ok bool)
+}
+
+// DirCache is a FileSystem that reads each directory at most once and then
+// answers from memory: for the thousands of names that one compile looks for
+// in a few directories, this is cheaper than a system call each. It shows the
+// state at the time of the first look, so it must be made after the compile,
+// used for that compile alone, and dropped. It must not be used by two
+// goroutines at once.
+type DirCache struct {
+	cwd  string
+	dirs map[string]*dirListing
+}
+
+// NewDirCache returns an empty cache for a compile in the absolute directory
+// cwd.
+func NewDirCache(cwd string) *DirCache {
+	return &DirCache{cwd: cwd, dirs: make(map[string]*dirListing)}
+}
+
+// dirListing is what one directory holds.
+type dirListing struct {
+	// missing is the shortest missing prefix where there is no such directory;
+	// "" where there is.
+	missing string
+	// partial listings answer for the names they have; others are asked for.
+	partial bool
+	entries map[string]PathKind
+}
+
+// askKernel marks links and what else a listing does not tell the kind of.
+const askKernel PathKind = 0xff
+
+// maxListed is the size of a directory above which names are asked for one by
+// one: reading 4,096 entries takes about a millisecond, as do a thousand
+// questions.
+const maxListed = 4096
+
+// caseFolding is true where a name that a listing lacks may still be found.
+const caseFolding = runtime.GOOS != "linux"
+
+// Look implements FileSystem.
+func (c *DirCache) Look(path string) (PathKind, string) {
+	dir, base := splitLast(path)
+	if base == "" {
+		return c.stat(path), ""
+	}
+	d := c.list(dir)
+	if d.missing != "" {
+		return Missing, d.missing
+	}
+	kind, listed := d.entries[base]
+	if !listed && !d.complete(base) || listed && kind == askKernel {
+		kind = c.stat(path)
+		d.entries[base] = kind
+	}
+	if kind == Missing {
+		return Missing, path
+	}
+	return kind, ""
+}
+
+// complete reports whether a name that the listing lacks does not exist.
+func (d *dirListing) complete(base string) bool {
+	return !d.partial && base != "." && base != ".."
+}
+
+// list returns the listing of dir, spelled as in a path ("" is the working
+// directory).
+func (c *DirCache) list(dir string) *dirListing {
+	if d, ok := c.dirs[dir]; ok {
+		return d
+	}
+	d := &dirListing{entries: make(map[string]PathKind)}
+	c.dirs[dir] = d
+	if dir != "" && dir != "/" {
+		switch kind, missing := c.Look(dir); kind {
+		case Missing:
+			d.missing = missing
+			return d
+		case Regular:
+			return d // nothing is below a file; each name is its own absence
+		}
+	}
+	c.read(d, c.abs(dir))
+	return d
+}
+
+func (c *DirCache) read(d *dirListing, dir string) {
+	if caseFolding {
+		d.partial = true
+		return
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		// Searchable but not readable, perhaps.
+		d.partial = true
+		return
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(maxListed)
+	d.partial = err != nil && err != io.EOF || len(entries) == maxListed
+	for _, e := range entries {
+		kind := askKernel
+		switch t := e.Type(); {
+		case t.IsRegular():
+			kind = Regular
+		case t.IsDir():
+			kind = Directory
+		}
+		d.entries[e.Name()] = kind
+	}
+}
+
+// abs makes path absolute without cleaning it.
+func (c *DirCache) abs(path string) string {
+	if path == "" {
+		return c.cwd
+	}
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return c.cwd + "/" + path
+}
+
+func (c *DirCache) stat(path string) PathKind {
+	info, err := os.Stat(c.abs(path))
+	switch {
+	case err == nil && info.IsDir():
+		return Directory
+	case err == nil:
+		return Regular
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
+		return Missing
+	}
+	// It exists but cannot be looked at: the compiler would not have passed it
+	// over in silence.
+	return Regular
+}
+
+// ID implements FileSystem.
+func (c *DirCache) ID(path string) (FileID, bool) {
+	return fileID(c.abs(path))
+}
+
+// splitLast splits a path before its last component; the directory of a plain
+// name is "", that of a name below the root "/".
+func splitLast(path string) (dir, base string) {
+	path = strings.TrimRight(path, "/")
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return "", path
+	}
+	base = path[i+1:]
+	dir = strings.TrimRight(path[:i], "/")
+	if dir == "" {
+		dir = "/"
+	}
+	return dir, base
+}

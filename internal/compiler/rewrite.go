@@ -1,0 +1,137 @@
+package compiler
+
+// KeyArgs is the command as it goes into the key: everything that can change
+// an output or a diagnostic, and nothing else, so that the same compile asked
+// for from elsewhere has the same key. The -o name is left out unless an
+// output holds it, and dependency options are, because the dependency file is
+// stored as a list and written anew. All else stays, as spelled and in order:
+// most options mean something by their order, some compilers quote their
+// spelling in warnings, and debug information records both.
+//
+// The first element is the language, because a source's may follow from the
+// compiler's name. Paths are neutral under m; nil maps nothing.
+func (inv *Invocation) KeyArgs(m *PathMap) []string {
+	args := append(make([]string, 0, len(inv.parsed)+8), inv.Language)
+	return inv.renderAll(args, func(w word) (string, bool) {
+		switch {
+		case w.opt.is(roleOutput) && !inv.HoldsOutputName, w.opt.is(roleDep) && !inv.depsUnused:
+			return "", false
+		}
+		return w.text[:w.value] + neutralValue(m, w.opt, w.text[w.value:]), true
+	})
+}
+
+// neutralValue maps the paths in an option's value, by what the option's row
+// says of it.
+func neutralValue(m *PathMap, o *option, value string) string {
+	switch {
+	case value == "" || m.identity():
+		return value
+	case o == nil || o.is(rolePath):
+		return m.Neutral(value)
+	case o.is(roleText):
+		return string(m.NeutralText([]byte(value)))
+	case o.is(rolePathMap):
+		for i := range len(value) {
+			if value[i] == '=' { // both compilers split at the first
+				return m.Neutral(value[:i]) + value[i:]
+			}
+		}
+	}
+	return value
+}
+
+// RunOptions says how a compile on a miss differs from what the user asked.
+type RunOptions struct {
+	// DepFile is where the full list of dependencies goes, system headers
+	// included. The user's own dependency options are left out then. "" leaves
+	// them as they are.
+	DepFile string
+	// AsmDepFile is where the assembler lists what it read; ignored where
+	// CanListAssembly is false.
+	AsmDepFile string
+	// Extra goes before everything else, so that where the last option wins
+	// the user's own does (-frandom-seed=, -ffile-prefix-map=).
+	Extra []string
+}
+
+// CanListAssembly reports whether the compile's assembler can be asked, by
+// RunOptions.AsmDepFile, for the files that .incbin and .include read. clang's
+// own assembler cannot. With link-time optimisation gcc records the options
+// for the assembler in the object, so asking would change it.
+func (inv *Invocation) CanListAssembly() bool {
+	return inv.Family == GCC && inv.Mode == Object && !inv.LTO
+}
+
+// depTarget stands as target in the dependency files that hpcc asks for: the
+// user's targets are known without.
+const depTarget = "x"
+
+// AskedTarget is the target in the dependency files that RunArgs and
+// PreprocessArgs ask for.
+var AskedTarget = DepTarget{Name: depTarget}
+
+// RunArgs is the command to run on a miss, without argv[0]. Its object,
+// stdout and stderr are those of the user's command.
+func (inv *Invocation) RunArgs(o RunOptions) []string {
+	args := make([]string, 0, len(inv.parsed)+len(o.Extra)+16)
+	args = append(args, o.Extra...)
+	ownDeps := o.DepFile != "" && !inv.depsUnused
+	if ownDeps {
+		args = append(args, "-MD", "-MF", o.DepFile, "-MT", depTarget)
+	}
+	if o.AsmDepFile != "" && inv.CanListAssembly() {
+		// Not -Wa,: that would end the name at a comma.
+		args = append(args, "-Xassembler", "--MD", "-Xassembler", o.AsmDepFile)
+	}
+	return inv.renderAll(args, func(w word) (string, bool) {
+		return w.text, !(ownDeps && w.opt.is(roleDep))
+	})
+}
+
+// PreprocessArgs is the command that writes the preprocessed source to stdout,
+// without argv[0]: comments are kept, because warnings read them, and with -g3
+// the macros that the object will describe. The dependencies go to depFile in
+// full; "" asks for none. It makes no sense for a language that is not
+// preprocessed.
+func (inv *Invocation) PreprocessArgs(depFile string) []string {
+	args := []string{"-E", "-CC"}
+	if inv.DebugMacros {
+		args = append(args, "-dD")
+	}
+	args = inv.quietAboutUnused(args)
+	if depFile != "" {
+		args = append(args, "-MD", "-MF", depFile, "-MT", depTarget)
+	}
+	return inv.preprocessOnly(args)
+}
+
+// UserDepsArgs is the command that lists in depFile the dependencies that
+// -MMD would, and writes preprocessed text that nobody needs to stdout.
+func (inv *Invocation) UserDepsArgs(depFile string) []string {
+	return inv.preprocessOnly(append(inv.quietAboutUnused([]string{"-E"}), "-MMD", "-MF", depFile, "-MT", depTarget))
+}
+
+// quietAboutUnused keeps clang from warning of options for later stages, which
+// with -Werror would be an error.
+func (inv *Invocation) quietAboutUnused(args []string) []string {
+	if inv.Family == Clang {
+		return append(args, "-Qunused-arguments")
+	}
+	return args
+}
+
+// preprocessOnly puts those of the user's options behind args that count for
+// the preprocessor.
+func (inv *Invocation) preprocessOnly(args []string) []string {
+	return inv.renderAll(args, func(w word) (string, bool) {
+		if w.opt == nil {
+			return w.text, true
+		}
+		switch w.opt.does {
+		case setCompile, setAssemble, setOutput, toAssembler, addAuxOutput, addListing, addAsmDir:
+			return "", false
+		}
+		return w.text, !w.opt.is(roleDep)
+	})
+}

@@ -1,0 +1,144 @@
+package compiler
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// gccCompilers are the programs that turn a source into assembly. lto1, the
+// plugin and collect2 run when linking only: with -c, -flto makes cc1 write
+// its own representation.
+var gccCompilers = []string{"cc1", "cc1plus", "cc1obj", "cc1objplus"}
+
+// detectGCC adds what gcc's driver runs and reads.
+func (det *detection) detectGCC(ctx context.Context, t *Toolchain) error {
+	install, dirs, err := det.searchDirs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range gccCompilers {
+		path, err := det.driver.askProgram(ctx, name)
+		if err != nil {
+			return unlessContext(err)
+		}
+		candidates := helperCandidates(dirs, name)
+		if !filepath.IsAbs(path) {
+			// Not installed. A bare name is left to execvp, but nobody keeps
+			// cc1 in PATH, so that only gcc's own places are watched.
+			det.absentBefore("", candidates)
+			det.fact("absent", name)
+			continue
+		}
+		det.absentBefore(path, candidates)
+		if err := det.program(ctx, name, path); err != nil {
+			return err
+		}
+	}
+	if err := det.assembler(ctx, t, dirs); err != nil {
+		return err
+	}
+	if t.Sysroot, err = det.driver.askLine(ctx, "-print-sysroot"); err != nil {
+		return unlessContext(err)
+	}
+	return det.specs(ctx, t, install)
+}
+
+// helperCandidates are the paths at which a driver looks for a program, in
+// order. Drivers try other names as well, but find those in the same
+// directories.
+func helperCandidates(dirs []string, names ...string) []string {
+	var paths []string
+	for _, dir := range dirs {
+		for _, name := range names {
+			paths = append(paths, dir+name)
+		}
+	}
+	return paths
+}
+
+// assembler adds the assembler, which both families find among the driver's
+// programs first and then through PATH.
+func (det *detection) assembler(ctx context.Context, t *Toolchain, dirs []string) error {
+	path, err := det.driver.askProgram(ctx, "as")
+	if err != nil {
+		return unlessContext(err)
+	}
+	candidates := helperCandidates(dirs, t.Target+"-as", "as")
+	found := det.absentBefore(path, candidates)
+	if !found && (path == "as" || t.Family == Clang) {
+		search, all := det.pathCandidates("as")
+		if path == "as" {
+			if path = firstExecutable(search); path == "" && !all {
+				return fmt.Errorf("%w: its assembler depends on the working directory by PATH", ErrUnknownCompiler)
+			}
+		}
+		det.absentBefore(path, search)
+	}
+	if path == "" || path == "as" {
+		det.fact("absent", "as")
+		return nil
+	}
+	t.AsPath = path
+	return det.program(ctx, "as", path)
+}
+
+// pathCandidates are the paths that execvp tries for a bare name, up to the
+// first that depends on the working directory; all is false if there is one.
+func (det *detection) pathCandidates(name string) (paths []string, all bool) {
+	path, ok := det.driver.getenv("PATH")
+	if !ok {
+		path = "/bin:/usr/bin" // glibc's own default
+	}
+	for dir := range strings.SplitSeq(path, ":") {
+		if !filepath.IsAbs(dir) {
+			return paths, false
+		}
+		paths = append(paths, dir+"/"+name)
+	}
+	return paths, true
+}
+
+// firstExecutable is what execvp would run of candidates, "" for none.
+func firstExecutable(candidates []string) string {
+	for _, c := range candidates {
+		if st, err := os.Stat(c); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return c
+		}
+	}
+	return ""
+}
+
+// specs adds the rules by which gcc composes its children's command lines:
+// those built in, and a file that replaces them where one is found. The driver
+// looks for it in its own directory, the one above, and the target's.
+func (det *detection) specs(ctx context.Context, t *Toolchain, install string) error {
+	builtin, _, err := det.driver.ask(ctx, "-dumpspecs")
+	if err != nil {
+		return unlessContext(err)
+	}
+	det.fact("specs", digest.Of(builtin).String())
+	if install == "" {
+		return fmt.Errorf("%w: %s does not say where it is installed", ErrUnknownCompiler, det.driver.path)
+	}
+	install = strings.TrimSuffix(install, "/")
+	machine := t.Target + "/" + filepath.Base(install)
+	for _, path := range []string{
+		install + "/specs",
+		install + "/../../../../" + t.Target + "/lib/" + machine + "/specs",
+		install + "/../../../../" + t.Target + "/lib/specs",
+		filepath.Dir(install) + "/specs",
+	} {
+		if det.watch.absence(path) {
+			continue
+		}
+		if err := det.part("specs", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}

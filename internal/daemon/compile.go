@@ -1,0 +1,278 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/compiler"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// compiled is a compile that succeeded: what it left, taken into memory
+// before the build goes on and may change it.
+type compiled struct {
+	// start is the file systems' clock before the compiler began: an input
+	// with a later time may not be what the compiler read.
+	start          int64
+	elapsed        time.Duration
+	stdout, stderr []byte
+	outputs        map[string]output
+	// deps is the compiler's own full list, as it spells the paths.
+	deps []string
+	// asm is the assembler's list of files, where it was asked for one.
+	asm []string
+	// user tells for each of deps whether -MMD lists it; nil unless asked.
+	user []bool
+}
+
+// compile has the client run the compiler and stores what it made.
+func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage, error) {
+	inv := j.prep.inv
+	run := compiler.RunOptions{Extra: j.prep.extra}
+	hasDeps := inv.Language != "assembler" && !strings.HasSuffix(inv.Language, "cpp-output")
+	wantUser := inv.Deps.Requested && !inv.Deps.SystemHeaders
+	depFile := j.prep.place.absolute(inv.Deps.File)
+	if hasDeps && (!inv.Deps.Requested || wantUser) {
+		depFile = j.temp("d")
+		run.DepFile = depFile
+		defer os.Remove(depFile)
+	}
+	if inv.CanListAssembly() {
+		run.AsmDepFile = j.temp("s.d")
+		defer os.Remove(run.AsmDepFile)
+	}
+	c := &compiled{start: coarseNow()}
+	began := time.Now()
+	ran, err := j.client.Run(ctx, &ipcv1.Run{
+		Stage:        ipcv1.Run_STAGE_COMPILE,
+		Args:         append([]string{j.req.GetCompiler()}, inv.RunArgs(run)...),
+		Incomplete:   wantUser && hasDeps,
+		CaptureLimit: captureLimit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if ran.GetError() != "" {
+		return nil, errors.New(ran.GetError())
+	}
+	c.elapsed = time.Since(began)
+	done := &ipcv1.ServerMessage{Done: &ipcv1.Done{ExitCode: ran.GetExitCode()}}
+	if ran.GetSignal() != 0 {
+		done.Done.ExitCode = 128 + ran.GetSignal()
+	}
+	if done.Done.ExitCode != 0 {
+		j.outcome = outcome{kind: failed, reason: reasonFailed}
+		return done, nil
+	}
+	// From here on the compile stands, and whatever goes wrong only keeps it
+	// from being stored; except that a dependency file of the user's, which
+	// the compiler was kept from writing, must be written.
+	c.stdout, c.stderr = ran.GetStdout(), ran.GetStderr()
+	err = j.gather(c, ran, depFile, run.AsmDepFile, hasDeps)
+	if wantUser && hasDeps {
+		if depErr := j.writeUserDeps(ctx, c, err); depErr != nil {
+			// The user's own command, run once more, writes all it should.
+			return nil, depErr
+		}
+	}
+	if err != nil {
+		j.uncached(err)
+		return done, nil
+	}
+	j.keep(ctx, id, c)
+	return done, nil
+}
+
+// uncached records why a compile that succeeded is not stored.
+func (j *job) uncached(err error) {
+	var refused *compiler.NotCacheable
+	if errors.As(err, &refused) {
+		j.outcome = outcome{kind: uncacheable, reason: refused.Reason, detail: refused.Detail}
+		return
+	}
+	j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
+	j.outcome = outcome{kind: uncacheable, reason: reasonStore, detail: err.Error()}
+}
+
+// gather takes what the compiler left into memory.
+func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, hasDeps bool) error {
+	inv, p := j.prep.inv, j.prep.place
+	if hasDeps {
+		raw, _, err := readOutput(depFile)
+		if err != nil {
+			return refuse(reasonDepFile, "%s", err)
+		}
+		_, deps, err := compiler.ParseDepFile(raw)
+		if err != nil {
+			return refuse(reasonDepFile, "%s", err)
+		}
+		c.deps = deps
+		// A list that is not written back as it was read was not understood.
+		targets, phony := []compiler.DepTarget{compiler.AskedTarget}, false
+		if inv.Deps.Requested && inv.Deps.SystemHeaders {
+			targets, phony = inv.Deps.Targets, inv.Deps.Phony
+		}
+		if !bytes.Equal(compiler.RenderDepFile(inv.Family, targets, deps, inv.Source, phony), raw) {
+			return refuse(reasonDepFile, "%s has a form that is not known", filepath.Base(depFile))
+		}
+	} else {
+		c.deps = []string{inv.Source}
+		if inv.Deps.Requested {
+			if _, err := os.Lstat(p.absolute(inv.Deps.File)); err == nil {
+				return refuse(reasonDepFile, "%s exists though nothing is preprocessed", inv.Deps.File)
+			}
+		}
+	}
+	if asmDepFile != "" {
+		_, list, err := readDepFile(asmDepFile)
+		if err != nil {
+			return err
+		}
+		c.asm = list
+	}
+	switch {
+	case ran.GetTruncated():
+		return refuse(reasonStdioLarge, "more than %d bytes", captureLimit)
+	case ran.GetMerged() && len(c.stdout) > 0 && len(c.stderr) > 0:
+		return refuse(reasonStdio, "")
+	case p.paths != nil && (bytes.IndexByte(c.stdout, 0) >= 0 || bytes.IndexByte(c.stderr, 0) >= 0):
+		return refuse(reasonStdio, "the compiler printed NUL bytes")
+	}
+	var err error
+	c.outputs, err = readOutputs(inv.Outputs, p)
+	return err
+}
+
+// writeUserDeps writes the dependency file of a command with -MMD. The
+// compiler wrote the full list, so that all inputs are known; which of them
+// are the user's follows from the order of inclusion, and where it does not,
+// the preprocessor says so.
+func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) error {
+	inv, p := j.prep.inv, j.prep.place
+	out := p.absolute(inv.Deps.File)
+	if gathered == nil {
+		if files, err := j.scanAll(c); err == nil {
+			sp, err := j.prep.tool.SearchPath(ctx, inv, p.cwd, j.req.GetEnv())
+			if err == nil {
+				if user, ok := compiler.UserDeps(inv.Family, sp, inv, files); ok {
+					c.user = user
+					return writeOutput(out, renderUserDeps(inv, c), j.perm(), inPlace, nil)
+				}
+			}
+		}
+	}
+	j.outcome.preprocessedForDeps = true
+	list := j.temp("d")
+	defer os.Remove(list)
+	if err := j.quiet(ctx, inv.UserDepsArgs(list), os.DevNull); err != nil {
+		return err
+	}
+	_, names, err := readDepFile(list)
+	if err != nil {
+		return err
+	}
+	mine := map[string]bool{}
+	for _, n := range names {
+		mine[n] = true
+	}
+	if gathered != nil {
+		c.deps = names
+	}
+	c.user = make([]bool, len(c.deps))
+	listed := 0
+	for i, d := range c.deps {
+		if c.user[i] = mine[d]; c.user[i] {
+			listed++
+		}
+	}
+	if listed != len(mine) {
+		return refuse(reasonDepFile, "the two dependency lists differ")
+	}
+	return writeOutput(out, renderUserDeps(inv, c), j.perm(), inPlace, nil)
+}
+
+func renderUserDeps(inv *compiler.Invocation, c *compiled) []byte {
+	var names []string
+	for i, d := range c.deps {
+		if c.user[i] {
+			names = append(names, d)
+		}
+	}
+	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Source, inv.Deps.Phony)
+}
+
+// scanAll scans every file that the compile read.
+func (j *job) scanAll(c *compiled) ([]compiler.File, error) {
+	files := make([]compiler.File, len(c.deps))
+	for i, d := range c.deps {
+		f := j.e.files.at(j.prep.place.absolute(d))
+		scan, err := j.e.scan(f)
+		if err != nil {
+			return nil, err
+		}
+		files[i] = compiler.File{Path: d, Scan: scan}
+	}
+	return files, nil
+}
+
+// scan returns what a file's text says, remembered by its content.
+func (e *Engine) scan(f *file) (*compiler.FileScan, error) {
+	sum, _, err := e.files.digest(f)
+	if err != nil {
+		return nil, err
+	}
+	if s, ok := e.scans.get(sum); ok {
+		return s, nil
+	}
+	sum, _, data, err := e.files.content(f)
+	if err != nil {
+		return nil, err
+	}
+	s := compiler.Scan(data)
+	e.scans.put(sum, s)
+	return s, nil
+}
+
+// assemblerTemp matches the names that the drivers give to the assembler's
+// input (libiberty's make_temp_file), which its list of files includes.
+var assemblerTemp = regexp.MustCompile(`^cc[A-Za-z0-9]{6}\.s$`)
+
+// asmInputs are the files that the assembler read besides its input.
+// Line markers put names into its list that may never have existed.
+func (j *job) asmInputs(c *compiled) ([]string, error) {
+	known := map[string]bool{j.prep.inv.Source: true}
+	for _, d := range c.deps {
+		known[d] = true
+	}
+	var extra []string
+	for _, name := range c.asm {
+		if known[name] || assemblerTemp.MatchString(filepath.Base(name)) {
+			continue
+		}
+		known[name] = true
+		abs := j.prep.place.absolute(name)
+		var st unix.Stat_t
+		if unix.Stat(abs, &st) != nil {
+			if unix.Stat(filepath.Dir(abs), &st) == nil && stampOf(&st).mtime >= c.start {
+				return nil, refuse(reasonModified, "%s is gone", name)
+			}
+			continue
+		}
+		extra = append(extra, name)
+	}
+	return extra, nil
+}
+
+func removeAll(names ...string) {
+	for _, n := range names {
+		os.Remove(n)
+	}
+}

@@ -1,0 +1,179 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"hpcc.dev/hpcc/internal/cache"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// Options say how an Engine works.
+type Options struct {
+	Cache *cache.Disk
+	Log   *slog.Logger
+	// Reproducible maps the project roots to fixed paths, so that checkouts
+	// at different places share results.
+	Reproducible bool
+	// Roots are the project roots; empty means the nearest ancestor of the
+	// working directory that holds .hpcc.toml or a version-control directory.
+	Roots []string
+	// DateTime is the policy for __DATE__ and __TIME__ in reproducible
+	// builds: "warn", "error", "pin" or "allow".
+	DateTime string
+	// Verify is the share of hits, 0 to 1, that are compiled anyway and
+	// compared.
+	Verify float64
+	// StatsLog is a file that gets one JSON line for each compile, or "".
+	StatsLog string
+	// Disabled passes every compile through.
+	Disabled bool
+	// Background lets results be stored after the build has gone on. A
+	// process that ends with its compile leaves it off.
+	Background bool
+}
+
+// Client is the far side of one conversation: it runs commands where the
+// build lives. Run returns an error only if the far side is gone.
+type Client interface {
+	Run(ctx context.Context, run *ipcv1.Run) (*ipcv1.Ran, error)
+}
+
+// Engine carries out compiles: it finds results, has the misses compiled by
+// the client, and stores them. Safe for concurrent use; Close waits for what
+// is being stored.
+type Engine struct {
+	opt       Options
+	cache     *cache.Disk
+	log       *slog.Logger
+	detector  *compiler.Detector
+	files     *fileTable
+	scans     *lru[digest.Digest, *compiler.FileScan]
+	prepared  *lru[string, *prepared]
+	manifests *lru[manifestID, *manifest]
+	results   *lru[digest.Key, *result]
+	flights   flights
+	stats     *recorder
+	history   *history
+
+	storing sync.WaitGroup
+	// slots bounds the results that are stored in the background at once;
+	// past it a build waits for its own.
+	slots chan struct{}
+}
+
+// NewEngine returns an engine over an open cache.
+func NewEngine(opt Options) *Engine {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Engine{
+		opt: opt, cache: opt.Cache, log: opt.Log,
+		detector: compiler.NewDetector(opt.Cache),
+		files:    newFileTable(),
+		// A scan holds a few kilobytes; a large C++ tree has some 20,000
+		// distinct headers.
+		scans:     newLRU[digest.Digest, *compiler.FileScan](50_000),
+		prepared:  newLRU[string, *prepared](20_000),
+		manifests: newLRU[manifestID, *manifest](20_000),
+		results:   newWeightedLRU[digest.Key, *result](256 << 20),
+		stats:     newRecorder(opt.Cache, opt.StatsLog, opt.Log),
+		history:   newHistory(opt.Cache),
+		slots:     make(chan struct{}, 16),
+	}
+}
+
+// Drain waits until every result that is on its way is stored and the
+// statistics are on disk.
+func (e *Engine) Drain() {
+	e.storing.Wait()
+	e.history.flush()
+	e.stats.flush()
+}
+
+// Close drains the engine and closes its cache. No Compile may be under way or
+// follow.
+func (e *Engine) Close() error {
+	e.Drain()
+	return e.cache.Close()
+}
+
+// Compile carries out one compiler call and returns how the conversation
+// ends: Done, Pass or OneShot. It never fails: whatever goes wrong inside
+// becomes a compile without a cache, and is counted.
+func (e *Engine) Compile(ctx context.Context, req *ipcv1.Compile, client Client) *ipcv1.ServerMessage {
+	started := time.Now()
+	j := &job{e: e, req: req, client: client, started: started}
+	msg, err := j.run(ctx)
+	if err != nil {
+		var refused *compiler.NotCacheable
+		if !errors.As(err, &refused) {
+			e.log.Warn("compile-uncached", "error", err.Error(), "source", j.source())
+			refused = &compiler.NotCacheable{Reason: reasonError, Detail: err.Error()}
+		}
+		j.outcome = outcome{kind: uncacheable, reason: refused.Reason, detail: refused.Detail, silent: req.GetShowCommand()}
+		msg = &ipcv1.ServerMessage{Pass: &ipcv1.Pass{Reason: string(refused.Reason)}}
+	}
+	if !j.deferred {
+		j.finish()
+	}
+	return msg
+}
+
+// The engine's own reasons for not caching, beside the compiler package's.
+const (
+	reasonError         compiler.Reason = "internal-error"
+	reasonFailed        compiler.Reason = "compile-failed"
+	reasonDisabled      compiler.Reason = "disabled"
+	reasonScript        compiler.Reason = "compiler-script"
+	reasonUnknown       compiler.Reason = "unknown-compiler"
+	reasonModified      compiler.Reason = "input-modified"
+	reasonIrregular     compiler.Reason = "input-irregular"
+	reasonOutputMissing compiler.Reason = "output-missing"
+	reasonOutputSpecial compiler.Reason = "output-special"
+	reasonStdio         compiler.Reason = "stdio-merged"
+	reasonStdioLarge    compiler.Reason = "stdio-too-large"
+	reasonDepFile       compiler.Reason = "dependency-file"
+	reasonDateTime      compiler.Reason = "date-time"
+	reasonOnceCopies    compiler.Reason = "pragma-once-copies"
+	reasonAsmInclude    compiler.Reason = "assembler-include"
+	reasonDependency    compiler.Reason = "pragma-dependency"
+	reasonStore         compiler.Reason = "store-failed"
+	reasonRoot          compiler.Reason = "root-prefix"
+)
+
+// EngineReasons describes the reasons that the engine adds to
+// compiler.Reasons, for `hpcc stats`.
+func EngineReasons() map[compiler.Reason]string {
+	return map[compiler.Reason]string{
+		reasonError:         "hpcc failed; the log says how",
+		reasonFailed:        "the compiler reported an error",
+		reasonDisabled:      "switched off by the configuration",
+		reasonScript:        "the compiler is a script, whose behaviour has no digest",
+		reasonUnknown:       "the compiler did not say what it is",
+		reasonModified:      "an input changed while, or just before, it was compiled",
+		reasonIrregular:     "an input is not a regular file",
+		reasonOutputMissing: "the compiler left no output where it was expected",
+		reasonOutputSpecial: "the output is a device, a pipe or another special file",
+		reasonStdio:         "stdout and stderr share one file, and both were written",
+		reasonStdioLarge:    "the compiler printed more than the cache keeps",
+		reasonDepFile:       "the dependency file was not understood",
+		reasonDateTime:      "the source uses __DATE__, __TIME__ or __TIMESTAMP__",
+		reasonOnceCopies:    "two files of equal content are included once",
+		reasonAsmInclude:    "the assembler may read files that nothing lists",
+		reasonDependency:    "#pragma GCC dependency compares file times",
+		reasonStore:         "the result could not be written to the cache",
+		reasonRoot:          "an input's path begins with the root's name without being below it",
+	}
+}
+
+// refuse is a NotCacheable error.
+func refuse(reason compiler.Reason, format string, args ...any) error {
+	return &compiler.NotCacheable{Reason: reason, Detail: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,201 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// errIrregular marks an input that is neither a regular file nor the null
+// device: reading it twice need not give the same bytes.
+var errIrregular = errors.New("not a regular file")
+
+// maxInput bounds one input. A compiler that reads more than this has other
+// troubles than a cold cache.
+const maxInput = 1 << 30
+
+// stamp is what stat says of a file's identity and content. Two equal stamps
+// of one path mean equal content, except within one tick of the file system's
+// clock; see fileTable.
+type stamp struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime int64 // nanoseconds
+	mode         uint32
+}
+
+func stampOf(st *unix.Stat_t) stamp {
+	return stamp{
+		dev: st.Dev, ino: st.Ino, size: st.Size,
+		mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(), mode: st.Mode,
+	}
+}
+
+func (s stamp) isDir() bool     { return s.mode&unix.S_IFMT == unix.S_IFDIR }
+func (s stamp) isRegular() bool { return s.mode&unix.S_IFMT == unix.S_IFREG }
+
+// coarseNow reads the clock that file systems stamp with (CLOCK_REALTIME_COARSE,
+// see clock_gettime(2)), in nanoseconds: a file written after this moment has
+// a time of at least it.
+func coarseNow() int64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts) != nil {
+		return time.Now().UnixNano()
+	}
+	return ts.Nano()
+}
+
+// tick is longer than any kernel's clock tick (CONFIG_HZ=100: 10 ms). A file
+// whose ctime is older than this at the time of reading cannot change any
+// more without another ctime.
+const tick = int64(20 * time.Millisecond)
+
+// file remembers one path: its last stamp, and the digest of what it held.
+// The zero stamp is never trusted.
+type file struct {
+	path string
+	mu   sync.Mutex
+	last stamp
+	sum  digest.Digest
+	// trusted is false while last was taken within a tick of the file's ctime
+	// or the file lies on a file system whose times cannot be relied on: then
+	// the content is read again each time.
+	trusted bool
+}
+
+// fileTable remembers digests of files by their stamps, so that a hit costs
+// one stat for each input. Safe for concurrent use.
+type fileTable struct {
+	mu    sync.RWMutex
+	files map[string]*file
+	// loose tells for each device whether its files' times can be trusted.
+	loose sync.Map // uint64 -> bool
+}
+
+// maxFiles bounds the table. Past it everything is forgotten at once: a
+// rebuilt table costs one read of each file, and no bookkeeping on the way.
+const maxFiles = 1 << 20
+
+func newFileTable() *fileTable { return &fileTable{files: map[string]*file{}} }
+
+// at returns the record of an absolute path.
+func (t *fileTable) at(path string) *file {
+	t.mu.RLock()
+	f := t.files[path]
+	t.mu.RUnlock()
+	if f != nil {
+		return f
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f = t.files[path]; f == nil {
+		if len(t.files) >= maxFiles {
+			t.files = map[string]*file{}
+		}
+		f = &file{path: path}
+		t.files[path] = f
+	}
+	return f
+}
+
+// digest returns what the file holds now, and its stamp. It stats the file
+// always and reads it only if it may have changed.
+func (t *fileTable) digest(f *file) (digest.Digest, stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(f.path, &st); err != nil {
+		return digest.Digest{}, stamp{}, &fs.PathError{Op: "stat", Path: f.path, Err: err}
+	}
+	s := stampOf(&st)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.trusted && f.last == s {
+		return f.sum, s, nil
+	}
+	sum, s, _, err := t.read(f, false)
+	return sum, s, err
+}
+
+// content returns the file's bytes besides, for scanning.
+func (t *fileTable) content(f *file) (digest.Digest, stamp, []byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return t.read(f, true)
+}
+
+// read hashes the file as it is now and records it; f.mu is held. The file is
+// stated before and after on the open descriptor: content that changed while
+// it was read has no digest.
+func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, error) {
+	fail := func(err error) (digest.Digest, stamp, []byte, error) {
+		f.trusted = false
+		return digest.Digest{}, stamp{}, nil, err
+	}
+	now := coarseNow()
+	// Non-blocking, or a FIFO in an input's place would hang the daemon.
+	fd, err := unix.Open(f.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fail(&fs.PathError{Op: "open", Path: f.path, Err: err})
+	}
+	r := os.NewFile(uintptr(fd), f.path)
+	defer r.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail(&fs.PathError{Op: "stat", Path: f.path, Err: err})
+	}
+	before := stampOf(&st)
+	if before.mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+		// /dev/null is a common empty source; it holds nothing, always.
+		return digest.Of(nil), stamp{mode: before.mode}, nil, nil
+	}
+	if !before.isRegular() {
+		return fail(&fs.PathError{Op: "read", Path: f.path, Err: errIrregular})
+	}
+	if before.size > maxInput {
+		return fail(fmt.Errorf("%s: %d bytes are more than the %d that an input may have", f.path, before.size, maxInput))
+	}
+	data := make([]byte, before.size)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return fail(&fs.PathError{Op: "read", Path: f.path, Err: err})
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail(&fs.PathError{Op: "stat", Path: f.path, Err: err})
+	}
+	if stampOf(&st) != before {
+		return fail(fmt.Errorf("%s changed while it was read", f.path))
+	}
+	f.last, f.sum = before, digest.Of(data)
+	f.trusted = before.ctime < now-tick && before.mtime < now-tick && !t.looseTimes(f.path, before.dev)
+	if !keep {
+		data = nil
+	}
+	return f.sum, before, data, nil
+}
+
+// looseTimes reports whether a file system's times cannot prove that content
+// is unchanged: on network and user-space file systems another machine's clock
+// or a cache of attributes stands between.
+func (t *fileTable) looseTimes(path string, dev uint64) bool {
+	if v, ok := t.loose.Load(dev); ok {
+		return v.(bool)
+	}
+	var sfs unix.Statfs_t
+	loose := true
+	if unix.Statfs(path, &sfs) == nil {
+		switch int64(sfs.Type) {
+		case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+			unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+		default:
+			loose = false
+		}
+	}
+	t.loose.Store(dev, loose)
+	return loose
+}

@@ -1,0 +1,259 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// captureLimit bounds what is kept of each standard stream of a compile.
+const captureLimit = 4 << 20
+
+// job is one compile on its way through the engine.
+type job struct {
+	e       *Engine
+	req     *ipcv1.Compile
+	client  Client
+	started time.Time
+	prep    *prepared
+	flight  *flight
+	outcome outcome
+	// preprocessed is the digest of the preprocessed text where the unit's
+	// results can only be told apart by it.
+	preprocessed digest.Digest
+	// deferred is set once a background store has taken over finish.
+	deferred bool
+}
+
+// finish counts and records what came of the job, and lets others that wait
+// for it go on.
+func (j *job) finish() {
+	j.e.flights.land(j.flight)
+	j.flight = nil
+	if j.outcome.silent {
+		return
+	}
+	j.outcome.total = time.Since(j.started)
+	j.e.stats.record(j)
+	j.e.history.record(j)
+}
+
+func (j *job) source() string {
+	if j.prep != nil {
+		return j.prep.inv.Source
+	}
+	return ""
+}
+
+// run leads the conversation to its end. An error means that the build's own
+// command is still to be run, as it was written.
+func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
+	if j.e.opt.Disabled {
+		return nil, refuse(reasonDisabled, "")
+	}
+	if len(j.req.GetArgs()) == 0 {
+		return nil, errors.New("a compile without arguments")
+	}
+	var err error
+	if j.prep, err = j.e.prepare(ctx, j.req); err != nil {
+		return nil, err
+	}
+	if j.req.GetShowCommand() {
+		return j.showCommand(), nil
+	}
+	for waited := false; ; waited = true {
+		id, err := j.manifestID(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found, _, why := j.e.find(id, j.prep.place, j.prep.stdio)
+		if found != nil {
+			msg, err := j.deliver(id.key, found)
+			if err == nil {
+				return msg, nil
+			}
+			// Evicted or damaged under way: as if it had never been there.
+			why = err.Error()
+		}
+		j.outcome.why = why
+		// Whoever has waited once compiles: a unit that fails or cannot be
+		// cached would otherwise go through all its builds one by one.
+		if j.flight != nil || waited {
+			return j.compile(ctx, id)
+		}
+		j.flight = j.e.flights.join(ctx, j.prep.key)
+	}
+}
+
+// showCommand is the command that a miss would run, but for the options that
+// only ask for lists of what was read. The client prints it.
+func (j *job) showCommand() *ipcv1.ServerMessage {
+	j.outcome.silent = true
+	return &ipcv1.ServerMessage{Run: &ipcv1.Run{
+		Args: append([]string{j.req.GetCompiler()}, j.prep.inv.RunArgs(compiler.RunOptions{Extra: j.prep.extra})...),
+	}}
+}
+
+// manifestID names the manifest that can hold the job's result. For most it
+// follows from the command; where a unit's results can only be told apart by
+// its preprocessed text, that is made first and becomes part of the name.
+func (j *job) manifestID(ctx context.Context) (manifestID, error) {
+	id := j.prep.id()
+	m := j.e.load(id, j.prep.place)
+	if m.preprocess == "" {
+		return id, nil
+	}
+	text, inputs, err := j.preprocess(ctx)
+	if err != nil {
+		return id, err
+	}
+	j.preprocessed = text
+	id.key = preprocessedKey(j.prep.key, text, inputs)
+	return id, nil
+}
+
+// preprocessedKey names a manifest by the preprocessed text and by the files
+// it was made from: two sources with one text may still differ in what
+// diagnostics quote and in the columns that debug information holds.
+func preprocessedKey(key digest.Key, text digest.Digest, inputs []action.Input) digest.Key {
+	k := digest.NewKey("preprocessed").Bytes("manifest", key[:]).Field("text", text.String())
+	for _, in := range inputs {
+		k.Field("input", in.Path, in.Digest.String())
+	}
+	return k.Sum()
+}
+
+// preprocess runs the preprocessor and returns the digests of its text and of
+// the files it read.
+func (j *job) preprocess(ctx context.Context) (digest.Digest, []action.Input, error) {
+	text, deps := j.temp("i"), j.temp("d")
+	defer os.Remove(text)
+	defer os.Remove(deps)
+	if err := j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), text); err != nil {
+		return digest.Digest{}, nil, err
+	}
+	sum, _, err := j.e.files.digest(&file{path: text})
+	if err != nil {
+		return digest.Digest{}, nil, err
+	}
+	_, names, err := readDepFile(deps)
+	if err != nil {
+		return digest.Digest{}, nil, err
+	}
+	inputs := make([]action.Input, len(names))
+	for i, n := range names {
+		d, _, err := j.e.files.digest(j.e.files.at(j.prep.place.absolute(n)))
+		if err != nil {
+			return digest.Digest{}, nil, err
+		}
+		inputs[i] = action.Input{Path: j.prep.place.paths.Neutral(n), Digest: d}
+	}
+	return sum, inputs, nil
+}
+
+// quietTimeout bounds a run of the preprocessor; the longest seen take
+// seconds.
+const quietTimeout = 5 * time.Minute
+
+// quiet runs the compiler with other arguments, stdout to a file and stderr
+// to nowhere. The engine does this itself: the environment variables that
+// decide what the preprocessor does came with the request.
+func (j *job) quiet(ctx context.Context, args []string, stdout string, setEnv ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, quietTimeout)
+	defer cancel()
+	out, err := os.OpenFile(stdout, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, j.req.GetCompiler(), args...)
+	cmd.Dir, cmd.Env, cmd.Stdout = j.req.GetCwd(), append(slices.Clone(j.req.GetEnv()), setEnv...), out
+	if err := cmd.Run(); err != nil {
+		return refuse(reasonFailed, "the preprocessor: %s", err)
+	}
+	return nil
+}
+
+var tempCounter atomic.Uint64
+
+// temp names a new file in the cache's own temporary directory.
+func (j *job) temp(suffix string) string {
+	return filepath.Join(j.e.cache.TempDir(), fmt.Sprintf("job-%d-%d.%s", os.Getpid(), tempCounter.Add(1), suffix))
+}
+
+// perm is the mode of a new output.
+func (j *job) perm() os.FileMode { return os.FileMode(0o666 &^ j.req.GetUmask()) }
+
+// deliver writes a stored result where the command wants it.
+func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, error) {
+	r, err := j.e.result(manifest, c.action)
+	if err != nil {
+		return nil, err
+	}
+	inv, p := j.prep.inv, j.prep.place
+	for _, o := range inv.Outputs {
+		if _, ok := r.outputs[o.Role]; !ok && !o.Optional {
+			return nil, fmt.Errorf("the stored result has no %s", o.Role)
+		}
+	}
+	if inv.Deps.Requested {
+		text := renderDeps(inv, p.paths, r.Dependencies)
+		if err := writeOutput(p.absolute(inv.Deps.File), text, j.perm(), inPlace, nil); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range inv.Outputs {
+		if out, ok := r.outputs[o.Role]; ok {
+			perm := j.perm()
+			if out.executable {
+				perm = os.FileMode(0o777 &^ j.req.GetUmask())
+			}
+			if err := writeOutput(p.absolute(o.Path), out.data, perm, mannerOf(inv.Family, o.Role), r.clone(j.e, o.Role)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	j.outcome = outcome{kind: hitDirect, action: c.action, saved: r.CompileTime}
+	if !j.preprocessed.IsZero() {
+		j.outcome.kind = hitPreprocessed
+	}
+	return &ipcv1.ServerMessage{Done: &ipcv1.Done{
+		Stdout: p.paths.LocalText(r.Stdout),
+		Stderr: p.paths.LocalText(r.Stderr),
+	}}, nil
+}
+
+// renderDeps writes the dependency file that the command asks for.
+func renderDeps(inv *compiler.Invocation, paths *compiler.PathMap, deps []action.Dependency) []byte {
+	var names []string
+	for _, d := range deps {
+		if inv.Deps.SystemHeaders || !d.System {
+			names = append(names, paths.Local(d.Path))
+		}
+	}
+	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Source, inv.Deps.Phony)
+}
+
+// readDepFile reads and parses a dependency file.
+func readDepFile(name string) (targets, deps []string, err error) {
+	data, _, err := readOutput(name)
+	if err != nil {
+		return nil, nil, refuse(reasonDepFile, "%s", err)
+	}
+	targets, deps, err = compiler.ParseDepFile(data)
+	if err != nil {
+		return nil, nil, refuse(reasonDepFile, "%s", err)
+	}
+	return targets, deps, nil
+}

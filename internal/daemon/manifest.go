@@ -1,0 +1,172 @@
+package daemon
+
+import (
+	"path"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/cache"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// manifestID names a manifest as one place sees it: its relative paths depend
+// on the working directory, its neutral ones on the roots.
+type manifestID struct {
+	key   digest.Key
+	place string
+}
+
+// manifest is a stored manifest made ready for checking: paths resolved,
+// absences grouped by directory. It is replaced as a whole when the disk's
+// changed; only the candidates' memories of directories change in place.
+type manifest struct {
+	stamp      cache.Stamp
+	preprocess string
+	candidates []*candidate
+}
+
+type candidate struct {
+	action  digest.Key
+	stdio   string
+	inputs  []expected
+	present []string
+	mu      sync.Mutex // guards absent
+	absent  []directory
+}
+
+// expected is an input and what it must hold.
+type expected struct {
+	file *file
+	want digest.Digest
+}
+
+// place resolves stored paths for one compile.
+type place struct {
+	cwd   string
+	paths *compiler.PathMap
+}
+
+func (p place) id() string {
+	id := p.cwd
+	if p.paths != nil {
+		for _, r := range p.paths.Roots {
+			id += "\x00" + r.Dir
+		}
+	}
+	return id
+}
+
+// absolute joins a path as the compiler spelled it to the working directory.
+// It is not cleaned: "link/../x" must go through the link, as the compiler's
+// open did.
+func (p place) absolute(name string) string {
+	if path.IsAbs(name) {
+		return name
+	}
+	return p.cwd + "/" + name
+}
+
+// resolve makes a stored path absolute here.
+func (p place) resolve(stored string) string { return p.absolute(p.paths.Local(stored)) }
+
+func (e *Engine) resolveCandidate(c *action.Candidate, p place) *candidate {
+	rc := &candidate{action: c.Action, stdio: c.StdioContext}
+	rc.inputs = make([]expected, len(c.Inputs))
+	for i, in := range c.Inputs {
+		rc.inputs[i] = expected{e.files.at(p.resolve(in.Path)), in.Digest}
+	}
+	absent := make([]string, len(c.Absent))
+	for i, a := range c.Absent {
+		absent[i] = p.resolve(a)
+	}
+	rc.absent = groupAbsent(absent)
+	for _, pr := range c.Present {
+		rc.present = append(rc.present, p.resolve(pr))
+	}
+	return rc
+}
+
+// check reports whether everything the candidate was made from still holds;
+// if not, why names the first path that differs.
+func (c *candidate) check(files *fileTable, seen map[*file]digest.Digest) (ok bool, why string) {
+	for _, in := range c.inputs {
+		sum, known := seen[in.file]
+		if !known {
+			var err error
+			if sum, _, err = files.digest(in.file); err != nil {
+				return false, in.file.path
+			}
+			seen[in.file] = sum
+		}
+		if sum != in.want {
+			return false, in.file.path
+		}
+	}
+	var st unix.Stat_t
+	for _, p := range c.present {
+		if unix.Stat(p, &st) != nil {
+			return false, p
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.absent {
+		if ok, appeared := c.absent[i].allAbsent(files); !ok {
+			return false, appeared
+		}
+	}
+	return true, ""
+}
+
+// load returns the manifest as this place sees it, from memory if it is there.
+// A manifest that does not exist is an empty one.
+func (e *Engine) load(id manifestID, p place) *manifest {
+	if m, ok := e.manifests.get(id); ok {
+		return m
+	}
+	return e.reload(id, p)
+}
+
+func (e *Engine) reload(id manifestID, p place) *manifest {
+	stored, stamp, err := e.cache.Manifest(id.key)
+	if err != nil {
+		return &manifest{}
+	}
+	m := &manifest{stamp: stamp, preprocess: stored.Preprocess}
+	for i := range stored.Candidates {
+		m.candidates = append(m.candidates, e.resolveCandidate(&stored.Candidates[i], p))
+	}
+	e.manifests.put(id, m)
+	return m
+}
+
+// find returns the candidate of a manifest that holds now. If none does, it
+// looks whether another process has added one since.
+func (e *Engine) find(id manifestID, p place, stdio string) (found *candidate, m *manifest, why string) {
+	m = e.load(id, p)
+	seen := map[*file]digest.Digest{}
+	for again := false; ; again = true {
+		for _, c := range m.candidates {
+			if c.stdio != "" && c.stdio != stdio {
+				continue
+			}
+			ok, differs := c.check(e.files, seen)
+			if ok {
+				return c, m, ""
+			}
+			if why == "" {
+				why = differs
+			}
+		}
+		if again {
+			return nil, m, why
+		}
+		if stamp, err := e.cache.ManifestStamp(id.key); err != nil || stamp == m.stamp {
+			return nil, m, why
+		}
+		m = e.reload(id, p)
+	}
+}

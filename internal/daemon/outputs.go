@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/compiler"
+)
+
+// manner is how a program treats what is already where it writes.
+type manner uint8
+
+const (
+	// inPlace truncates and writes: mode, links and symbolic links stay. So do
+	// cc1 and clang with all that they write through stdio.
+	inPlace manner = iota
+	// unlinkFirst removes a file, or a link to one, that is not empty, and
+	// makes a new one; an empty one is written in place. So do gas and objcopy
+	// (bfd's opncls).
+	unlinkFirst
+	// renamed puts a new file in the old one's place, or in a link's. So does
+	// clang with its main output.
+	renamed
+)
+
+// mannerOf says how a compiler leaves an output of a role. A test compares
+// it with gcc 12 and clang 14.
+func mannerOf(family compiler.Family, role string) manner {
+	switch {
+	case family == compiler.GCC && (role == "object" || role == "dwo"):
+		return unlinkFirst
+	case family == compiler.Clang && (role == "object" || role == "assembly"):
+		return renamed
+	}
+	return inPlace
+}
+
+// writeOutput leaves data at path as a compiler would have, whatever is there:
+// a new file gets perm, a device stays a device.
+//
+// Where it makes no difference to be seen later, an existing file is replaced
+// even if the compiler would overwrite it: whoever still reads the old one (a
+// linker, another job) keeps it whole, and truncating a file in place makes
+// some file systems write it out at once. clone, if not nil, tries to fill an
+// empty file without copying.
+func writeOutput(path string, data []byte, perm os.FileMode, how manner, clone func(*os.File) (bool, error)) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if errors.Is(err, fs.ErrExist) {
+		if replaces(path, perm, how) && unix.Unlink(path) == nil {
+			f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+		}
+		if errors.Is(err, fs.ErrExist) {
+			f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+			clone = nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if clone != nil {
+		if done, err := clone(f); done || err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// replaces reports whether what is at path is to be removed before it is
+// written.
+func replaces(path string, perm os.FileMode, how manner) bool {
+	var own, target unix.Stat_t
+	if unix.Lstat(path, &own) != nil {
+		return false
+	}
+	kind := own.Mode & unix.S_IFMT
+	dangling := unix.Stat(path, &target) != nil
+	regular := !dangling && target.Mode&unix.S_IFMT == unix.S_IFREG
+	switch {
+	case kind == unix.S_IFREG && own.Nlink == 1 && own.Mode&0o7777 == uint32(perm) &&
+		int(own.Uid) == os.Geteuid() && int(own.Gid) == os.Getegid():
+		return true // a new one would look the same
+	case how == unlinkFirst:
+		return regular && target.Size > 0
+	case how == renamed:
+		return regular || dangling
+	}
+	return false
+}
+
+// readOutput reads what a compile left at path.
+func readOutput(path string) (data []byte, executable bool, err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, false, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, false, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, false, refuse(reasonOutputSpecial, "%s is not a regular file", path)
+	}
+	if st.Size() > maxInput {
+		return nil, false, refuse(reasonOutputSpecial, "%s has %d bytes", path, st.Size())
+	}
+	data = make([]byte, st.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, false, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return data, st.Mode()&0o111 != 0, nil
+}
+
+// readOutputs reads every output of a compile that succeeded, by role.
+func readOutputs(outputs []compiler.Output, p place) (map[string]output, error) {
+	got := make(map[string]output, len(outputs))
+	for _, o := range outputs {
+		data, exec, err := readOutput(p.absolute(o.Path))
+		if errors.Is(err, fs.ErrNotExist) {
+			if o.Optional {
+				continue
+			}
+			return nil, refuse(reasonOutputMissing, "%s", o.Path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		got[o.Role] = output{data, exec}
+	}
+	return got, nil
+}
+
+// output is the content of one output.
+type output struct {
+	data       []byte
+	executable bool
+}

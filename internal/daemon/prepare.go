@@ -1,0 +1,276 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/compiler/env"
+	"hpcc.dev/hpcc/internal/digest"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// prepared is what can be said of a compile before any input is looked at. It
+// depends on the request alone, and on what the toolchain is, which is checked
+// each time.
+type prepared struct {
+	inv   *compiler.Invocation
+	tool  *compiler.Toolchain
+	place place
+	// key names the manifest: toolchain, command, environment, and the
+	// working directory where an output holds it.
+	key digest.Key
+	// command, env and cwd are the parts of the key, neutral, for the action.
+	command []string
+	env     []string
+	cwd     string
+	// extra are the options that hpcc adds in reproducible mode.
+	extra []string
+	// stdio is the digest of what the diagnostics depend on besides.
+	stdio string
+}
+
+func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
+
+// prepare parses the request, or recalls having done so.
+func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, error) {
+	memo, repeatable := requestKey(req)
+	known, ok := e.prepared.get(memo)
+	var inv *compiler.Invocation
+	if ok && repeatable {
+		inv = known.inv
+	} else {
+		known = nil
+		// Before the toolchain is looked at: most calls that are not compiles
+		// are told by their arguments alone.
+		var err error
+		if inv, err = compiler.Parse(e.command(req)); err != nil {
+			return nil, err
+		}
+	}
+	tool, err := e.detector.Identify(ctx, req.GetCompiler(), req.GetCompiler(), req.GetEnv())
+	switch {
+	case errors.Is(err, compiler.ErrCompilerScript):
+		return nil, refuse(reasonScript, "%s", req.GetCompiler())
+	case err != nil:
+		return nil, refuse(reasonUnknown, "%s", err)
+	}
+	if inv.Family != tool.Family {
+		if inv, err = compiler.ParseAs(tool.Family, e.command(req)); err != nil {
+			return nil, err
+		}
+	}
+	if tool, err = tool.For(ctx, inv, req.GetCwd()); err != nil {
+		return nil, refuse(reasonUnknown, "%s", err)
+	}
+	if known != nil && known.tool.Identity == tool.Identity {
+		return known, nil
+	}
+	p, err := e.complete(ctx, req, inv, tool)
+	if err != nil {
+		return nil, err
+	}
+	if repeatable {
+		e.prepared.put(memo, p)
+	}
+	return p, nil
+}
+
+func (e *Engine) command(req *ipcv1.Compile) compiler.Command {
+	return compiler.Command{
+		Compiler: req.GetCompiler(), Args: req.GetArgs(), Cwd: req.GetCwd(), Env: req.GetEnv(),
+		ReadFile: func(name string) ([]byte, error) {
+			_, _, data, err := e.files.content(e.files.at(name))
+			return data, err
+		},
+	}
+}
+
+// requestKey joins all of a request that prepare reads. It is not repeatable
+// where prepare reads files besides (response files).
+func requestKey(req *ipcv1.Compile) (key string, repeatable bool) {
+	var b strings.Builder
+	b.Grow(4096)
+	field := func(s string) { b.WriteString(s); b.WriteByte(0) }
+	field(req.GetCompiler())
+	field(req.GetCwd())
+	for _, a := range req.GetArgs() {
+		if strings.HasPrefix(a, "@") {
+			return "", false
+		}
+		field(a)
+	}
+	field("")
+	for _, v := range req.GetEnv() {
+		field(v)
+	}
+	for _, t := range []*ipcv1.Terminal{req.GetStdout(), req.GetStderr()} {
+		field(terminalText(t))
+	}
+	return b.String(), true
+}
+
+func terminalText(t *ipcv1.Terminal) string {
+	if !t.GetIsTerminal() {
+		return "pipe"
+	}
+	return "terminal " + strconv.Itoa(int(t.GetColumns()))
+}
+
+// complete makes keys of what was parsed.
+func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler.Invocation, tool *compiler.Toolchain) (*prepared, error) {
+	p := &prepared{inv: inv, tool: tool, place: place{cwd: req.GetCwd(), paths: e.pathMap(req)}}
+	paths := p.place.paths
+	p.command = inv.KeyArgs(paths)
+	if inv.Deps.Requested && !inv.Deps.SystemHeaders {
+		// Results for -MMD carry which dependencies are the user's own.
+		p.command = append(p.command, "-MMD")
+	}
+	if inv.Native {
+		native, err := tool.NativeExpansion(ctx, inv)
+		if err != nil {
+			return nil, refuse(reasonUnknown, "what native means: %s", err)
+		}
+		p.command = append(p.command, "native: "+native)
+	}
+	var stdio []string
+	for _, kv := range req.GetEnv() {
+		name, value, _ := strings.Cut(kv, "=")
+		roles := env.Roles(name)
+		if roles&(env.Key|env.Search|env.Time) != 0 {
+			p.env = append(p.env, name+"="+paths.Neutral(value))
+		}
+		if roles&env.Stdio != 0 {
+			stdio = append(stdio, kv)
+		}
+	}
+	slices.Sort(p.env)
+	slices.Sort(stdio)
+	if inv.HoldsCwd {
+		p.cwd = paths.Neutral(logicalCwd(req))
+	}
+	if paths != nil {
+		p.extra = reproducibleOptions(p, logicalCwd(req), e.opt.DateTime)
+	}
+	// The wrapper starts the compiler by its path.
+	argv0 := filepath.Base(req.GetCompiler())
+	p.key = digest.NewKey("manifest").
+		Field("toolchain", string(tool.Identity[:])).
+		Field("argv0", argv0).
+		Field("command", p.command...).
+		Field("env", p.env...).
+		Field("cwd", p.cwd).
+		Field("mode", mode(paths)).
+		Sum()
+	key := digest.NewKey("stdio").Field("env", stdio...).
+		Field("stdout", terminalText(req.GetStdout())).Field("stderr", terminalText(req.GetStderr())).Sum()
+	p.stdio = key.String()
+	return p, nil
+}
+
+// mode tells reproducible results from the plain compiler's.
+func mode(paths *compiler.PathMap) string {
+	if paths != nil {
+		return "reproducible"
+	}
+	return "plain"
+}
+
+// logicalCwd is the directory that gcc and clang write into debug
+// information: $PWD where it names the working directory, else the kernel's
+// name for it.
+func logicalCwd(req *ipcv1.Compile) string {
+	for _, kv := range req.GetEnv() {
+		if pwd, ok := strings.CutPrefix(kv, "PWD="); ok && filepath.IsAbs(pwd) {
+			a, errA := os.Stat(pwd)
+			b, errB := os.Stat(req.GetCwd())
+			if errA == nil && errB == nil && os.SameFile(a, b) {
+				return pwd
+			}
+		}
+	}
+	return req.GetCwd()
+}
+
+// neutralRoot is where roots appear to lie in reproducible objects: the first
+// at /hpcc/src, further ones at /hpcc/src1, /hpcc/src2, ….
+func neutralRoot(i int) string {
+	const first = "/hpcc/src"
+	if i == 0 {
+		return first
+	}
+	return first + strconv.Itoa(i)
+}
+
+// pathMap finds the roots of a compile; nil with reproducible mode off.
+func (e *Engine) pathMap(req *ipcv1.Compile) *compiler.PathMap {
+	if !e.opt.Reproducible {
+		return nil
+	}
+	dirs := e.opt.Roots
+	for _, kv := range req.GetEnv() {
+		if v, ok := strings.CutPrefix(kv, "HPCC_ROOT="); ok && v != "" {
+			dirs = filepath.SplitList(v)
+		}
+	}
+	if len(dirs) == 0 {
+		if d := projectRoot(logicalCwd(req)); d != "" {
+			dirs = []string{d}
+		}
+	}
+	m := &compiler.PathMap{}
+	for _, d := range dirs {
+		// The root of the file system would make every path the project's.
+		if d = filepath.Clean(d); filepath.IsAbs(d) && d != "/" && len(m.Roots) < compiler.MaxRoots {
+			m.Roots = append(m.Roots, compiler.Root{Dir: d, Neutral: neutralRoot(len(m.Roots))})
+		}
+	}
+	return m
+}
+
+// projectRoot is the nearest ancestor of dir (or dir itself) with .hpcc.toml
+// or a version-control directory, or "".
+func projectRoot(dir string) string {
+	for {
+		for _, mark := range []string{".hpcc.toml", ".git", ".hg", ".svn", ".jj"} {
+			if _, err := os.Lstat(filepath.Join(dir, mark)); err == nil {
+				return dir
+			}
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return ""
+		}
+		dir = up
+	}
+}
+
+// reproducibleOptions are the options that make an object independent of
+// where the checkout lies.
+func reproducibleOptions(p *prepared, cwd, dateTime string) []string {
+	var opts []string
+	for _, r := range p.place.paths.Roots {
+		// With the slash, or a sibling whose name begins with the root's
+		// would be mapped too. The root's own name only occurs as the
+		// working directory in debug information.
+		opts = append(opts, "-ffile-prefix-map="+r.Dir+"/="+r.Neutral+"/")
+		if cwd == r.Dir {
+			opts = append(opts, "-ffile-prefix-map="+r.Dir+"="+r.Neutral)
+		}
+	}
+	if p.inv.RandomSeed == "" && p.inv.Family == compiler.GCC {
+		sum := sha256.Sum256([]byte(strings.Join(p.command, "\x00")))
+		opts = append(opts, "-frandom-seed="+hex.EncodeToString(sum[:8]))
+	}
+	if dateTime == "error" {
+		opts = append(opts, "-Werror=date-time")
+	}
+	return opts
+}

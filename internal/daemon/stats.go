@@ -1,0 +1,272 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/atomicfile"
+	"hpcc.dev/hpcc/internal/cache"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// kind is how a compile ended, as the cache sees it.
+type kind uint8
+
+const (
+	uncacheable kind = iota
+	hitDirect
+	hitPreprocessed
+	miss
+	failed
+)
+
+var kindNames = [...]string{
+	uncacheable: "uncacheable", hitDirect: "hit", hitPreprocessed: "hit-preprocessed", miss: "miss", failed: "failed",
+}
+
+func (k kind) String() string { return kindNames[k] }
+
+// outcome is what came of one compile.
+type outcome struct {
+	kind   kind
+	reason compiler.Reason
+	detail string
+	// action is the key of the result that was found or stored.
+	action digest.Key
+	// why is the first path that kept a stored candidate from being a hit.
+	why string
+	// saved is what the compile took when it was made.
+	saved time.Duration
+	total time.Duration
+	// silent is set where nothing was compiled, and nothing is counted.
+	silent bool
+	// preprocessedForDeps is set where the user's dependency file needed a
+	// run of the preprocessor.
+	preprocessedForDeps bool
+}
+
+// add adds what another count found.
+func (s *Stats) add(d *Stats) {
+	s.HitsDirect += d.HitsDirect
+	s.HitsPreprocessed += d.HitsPreprocessed
+	s.HitsRemote += d.HitsRemote
+	s.Misses += d.Misses
+	s.CompilesFailed += d.CompilesFailed
+	s.Errors += d.Errors
+	s.DependencyRuns += d.DependencyRuns
+	s.CompileSecondsSaved += d.CompileSecondsSaved
+	if s.Uncacheable == nil {
+		s.Uncacheable = map[string]int64{}
+	}
+	for r, n := range d.Uncacheable {
+		s.Uncacheable[r] += n
+	}
+}
+
+// flushAfter is how long counts may stay in memory: long enough to write them
+// once for many compiles, short enough for `hpcc stats` on a killed daemon's
+// cache to be about right.
+const flushAfter = time.Second
+
+// recorder counts compiles and writes the statistics log. Safe for
+// concurrent use.
+type recorder struct {
+	cache *cache.Disk
+	path  string
+	log   *slog.Logger
+
+	mu    sync.Mutex
+	delta Stats
+	dirty bool
+	timer *time.Timer
+
+	logPath string
+}
+
+func newRecorder(c *cache.Disk, logPath string, log *slog.Logger) *recorder {
+	return &recorder{cache: c, path: statsPath(c), log: log, logPath: logPath}
+}
+
+func statsPath(c *cache.Disk) string { return filepath.Join(c.Dir(), "stats.json") }
+
+// logLine is one line of the statistics log, for the compile that ended.
+type logLine struct {
+	Time     time.Time       `json:"time"`
+	Outcome  string          `json:"outcome"`
+	Reason   compiler.Reason `json:"reason,omitempty"`
+	Detail   string          `json:"detail,omitempty"`
+	Source   string          `json:"source,omitempty"`
+	Output   string          `json:"output,omitempty"`
+	Cwd      string          `json:"cwd"`
+	Compiler string          `json:"compiler"`
+	Action   string          `json:"action,omitempty"`
+	Differs  string          `json:"differs,omitempty"`
+	Seconds  float64         `json:"seconds"`
+	Saved    float64         `json:"seconds_saved,omitempty"`
+}
+
+func (r *recorder) record(j *job) {
+	o := &j.outcome
+	r.mu.Lock()
+	d := &r.delta
+	switch o.kind {
+	case hitDirect:
+		d.HitsDirect++
+	case hitPreprocessed:
+		d.HitsPreprocessed++
+	case miss:
+		d.Misses++
+	case failed:
+		d.CompilesFailed++
+	default:
+		if d.Uncacheable == nil {
+			d.Uncacheable = map[string]int64{}
+		}
+		d.Uncacheable[string(o.reason)]++
+		if o.reason == reasonError || o.reason == reasonStore {
+			d.Errors++
+		}
+	}
+	if o.preprocessedForDeps {
+		d.DependencyRuns++
+	}
+	d.CompileSecondsSaved += o.saved.Seconds()
+	if !r.dirty {
+		r.dirty = true
+		r.timer = time.AfterFunc(flushAfter, r.flush)
+	}
+	r.mu.Unlock()
+	r.writeLog(j)
+}
+
+func (r *recorder) writeLog(j *job) {
+	path := r.logPath
+	for _, kv := range j.req.GetEnv() {
+		if v, ok := strings.CutPrefix(kv, "HPCC_STATS_LOG="); ok && v != "" {
+			path = v
+		}
+	}
+	if path == "" {
+		return
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(j.req.GetCwd(), path)
+	}
+	o := &j.outcome
+	line := logLine{
+		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail,
+		Cwd: j.req.GetCwd(), Compiler: j.req.GetCompiler(), Differs: o.why,
+		Seconds: o.total.Seconds(), Saved: o.saved.Seconds(),
+	}
+	if j.prep != nil {
+		line.Source, line.Output = j.prep.inv.Source, j.prep.inv.Object
+	}
+	if !o.action.IsZero() {
+		line.Action = o.action.String()
+	}
+	b, err := json.Marshal(line)
+	if err == nil {
+		var f *os.File
+		// One write for each line, so that lines of many processes never mix.
+		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err == nil {
+			_, err = f.Write(append(b, '\n'))
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		r.log.Warn("stats-log-failed", "path", path, "error", err.Error())
+	}
+}
+
+// flush adds what was counted since the last flush to the file.
+func (r *recorder) flush() {
+	r.mu.Lock()
+	if !r.dirty {
+		r.mu.Unlock()
+		return
+	}
+	delta := r.delta
+	r.delta, r.dirty = Stats{}, false
+	r.timer.Stop()
+	r.mu.Unlock()
+	if err := updateCounters(r.path, func(c *Stats) { c.add(&delta) }); err != nil {
+		r.log.Warn("stats-not-written", "error", err.Error())
+	}
+}
+
+// updateCounters changes the counters on disk under a lock that every
+// process takes.
+func updateCounters(path string, change func(*Stats)) error {
+	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	c, err := readCounters(path)
+	if err != nil {
+		return err
+	}
+	if c.Since.IsZero() {
+		c.Since = time.Now().UTC().Truncate(time.Second)
+	}
+	change(c)
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, b, atomicfile.Options{Mode: 0o600})
+}
+
+// readCounters reads the counters; a missing or damaged file counts nothing.
+func readCounters(path string) (*Stats, error) {
+	c := &Stats{Uncacheable: map[string]int64{}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if json.Unmarshal(b, c) != nil {
+		return &Stats{Uncacheable: map[string]int64{}}, nil
+	}
+	if c.Uncacheable == nil {
+		c.Uncacheable = map[string]int64{}
+	}
+	return c, nil
+}
+
+// ReadStats reads the counters and the usage of a cache. What a running
+// daemon counted in the last second is missing unless it was drained first.
+func ReadStats(c *cache.Disk) (*Stats, error) {
+	counters, err := readCounters(statsPath(c))
+	if err != nil {
+		return nil, err
+	}
+	use, err := c.Usage()
+	if err != nil {
+		return nil, err
+	}
+	counters.CacheBytes, counters.CacheMaxBytes, counters.Entries = use.Bytes, use.MaxBytes, use.Entries
+	return counters, nil
+}
+
+// ZeroStats sets the counters back, and nothing else.
+func ZeroStats(c *cache.Disk) error {
+	return updateCounters(statsPath(c), func(c *Stats) {
+		*c = Stats{Uncacheable: map[string]int64{}, Since: time.Now().UTC().Truncate(time.Second)}
+	})
+}

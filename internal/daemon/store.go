@@ -1,0 +1,297 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// keep stores a result: in the background where the engine may outlive the
+// compile, since the build need not wait for digests to be made.
+func (j *job) keep(ctx context.Context, id manifestID, c *compiled) {
+	e := j.e
+	if !e.opt.Background {
+		j.store(ctx, id, c)
+		return
+	}
+	select {
+	case e.slots <- struct{}{}:
+	default:
+		j.store(ctx, id, c)
+		return
+	}
+	j.deferred = true
+	e.storing.Add(1)
+	go func() {
+		defer e.storing.Done()
+		defer func() { <-e.slots }()
+		j.client = nil // the wrapper has gone on
+		j.store(context.WithoutCancel(ctx), id, c)
+		j.finish()
+	}()
+}
+
+// store checks that the compile's inputs are known and unchanged, and writes
+// the result. It sets the job's outcome either way.
+func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
+	before := j.preprocessed
+	a, err := j.action(ctx, c)
+	var need needsText
+	if errors.As(err, &need) {
+		err = j.mark(string(need))
+	}
+	if err == nil && (a == nil || !before.IsZero()) {
+		// The text was made before or after the compile; that it is the same
+		// now, with the same inputs, shows that it is what was compiled.
+		var inputs []action.Input
+		if j.preprocessed, inputs, err = j.preprocess(ctx); err == nil {
+			if !before.IsZero() && j.preprocessed != before {
+				err = refuse(reasonModified, "the preprocessed text")
+			} else {
+				id.key = preprocessedKey(j.prep.key, j.preprocessed, inputs)
+				a, err = j.action(ctx, c)
+			}
+		}
+	}
+	if err == nil {
+		err = j.write(id, a, c)
+	}
+	if err != nil {
+		j.uncached(err)
+		return
+	}
+	j.outcome.kind = miss
+	j.outcome.action = a.Key()
+}
+
+// needsText says why a unit's results can only be told apart by its
+// preprocessed text.
+type needsText string
+
+func (n needsText) Error() string { return "needs the preprocessed text: " + string(n) }
+
+// action names everything that decided the result.
+func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
+	p := j.prep
+	files, err := j.scanAll(c)
+	if err != nil {
+		return nil, refuse(reasonModified, "%s", err)
+	}
+	asm, err := j.asmInputs(c)
+	if err != nil {
+		return nil, err
+	}
+	a := &action.Action{
+		Toolchain: p.tool.Identity, Command: p.command, Env: p.env, Cwd: p.cwd,
+		Preprocessed: j.preprocessed,
+	}
+	for _, name := range slices.Concat(c.deps, asm, p.inv.ReadFiles) {
+		in, err := j.input(name, c.start)
+		if err != nil {
+			return nil, err
+		}
+		a.Inputs = append(a.Inputs, in)
+	}
+	if err := j.checkScans(ctx, c, files, a.Inputs); err != nil {
+		return nil, err
+	}
+	// The same toolchain, still: an upgrade under way mixes two.
+	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetCompiler(), j.req.GetEnv())
+	if err == nil {
+		tool, err = tool.For(ctx, p.inv, p.place.cwd)
+	}
+	if err != nil || tool.Identity != p.tool.Identity {
+		return nil, refuse(reasonModified, "the compiler changed")
+	}
+	sp, err := tool.SearchPath(ctx, p.inv, p.place.cwd, j.req.GetEnv())
+	if err != nil {
+		return nil, err
+	}
+	looked := compiler.FindLookups(p.inv, sp, files, compiler.NewDirCache(p.place.cwd))
+	switch need := looked.NeedPreprocess; {
+	case need == compiler.NeedPragmaDependency:
+		return nil, refuse(reasonDependency, "")
+	case need == compiler.NeedPrecompiledHeader:
+		return nil, refuse(compiler.ReasonPrecompiled, "one lies beside a header")
+	case need != "" && j.preprocessed.IsZero():
+		return nil, needsText(need)
+	}
+	for _, x := range looked.Aliases {
+		in, err := j.input(x, c.start)
+		if err != nil {
+			return nil, err
+		}
+		a.Inputs = append(a.Inputs, in)
+	}
+	for _, x := range looked.Absent {
+		a.Absent = append(a.Absent, p.place.paths.Neutral(x))
+	}
+	for _, x := range looked.Present {
+		// What appeared while the compiler ran, it may not have seen.
+		var st unix.Stat_t
+		if err := unix.Stat(p.place.absolute(x), &st); err != nil || st.Ctim.Nano() >= c.start {
+			return nil, refuse(reasonModified, "%s", x)
+		}
+		a.Present = append(a.Present, p.place.paths.Neutral(x))
+	}
+	return a, nil
+}
+
+// input is one file that the compile read, if it cannot have changed since
+// the compile began.
+func (j *job) input(name string, start int64) (action.Input, error) {
+	p := j.prep.place
+	abs := p.absolute(name)
+	sum, st, err := j.e.files.digest(j.e.files.at(abs))
+	if err != nil {
+		return action.Input{}, refuse(reasonModified, "%s", err)
+	}
+	if st.ctime >= start || st.mtime >= start {
+		return action.Input{}, refuse(reasonModified, "%s", name)
+	}
+	if p.paths != nil {
+		for _, r := range p.paths.Roots {
+			if rest, ok := strings.CutPrefix(abs, r.Dir); ok && rest != "" && rest[0] != '/' {
+				return action.Input{}, refuse(reasonRoot, "%s", name)
+			}
+		}
+	}
+	return action.Input{Path: p.paths.Neutral(name), Digest: sum}, nil
+}
+
+// checkScans refuses units whose text shows that the lists of inputs cannot
+// decide the result.
+func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File, inputs []action.Input) error {
+	inv := j.prep.inv
+	once := map[digest.Digest]string{}
+	for i, f := range files {
+		s := f.Scan
+		switch {
+		case s.Module:
+			return refuse(compiler.ReasonModules, "%s", f.Path)
+		case s.PragmaDependency:
+			return refuse(reasonDependency, "%s", f.Path)
+		case s.PragmaPCH:
+			return refuse(compiler.ReasonPrecompiled, "%s", f.Path)
+		case s.AsmInclude && inv.Mode == compiler.Object && !inv.CanListAssembly():
+			return refuse(reasonAsmInclude, "%s", f.Path)
+		}
+		if s.PragmaOnce || slices.ContainsFunc(s.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import }) {
+			if other, dup := once[inputs[i].Digest]; dup && other != f.Path {
+				return refuse(reasonOnceCopies, "%s and %s", other, f.Path)
+			}
+			once[inputs[i].Digest] = f.Path
+		}
+	}
+	date, clock, timestamp := compiler.TimeMacros(files)
+	if timestamp {
+		return refuse(reasonDateTime, "__TIMESTAMP__")
+	}
+	if date || clock {
+		return j.checkDate(ctx)
+	}
+	return nil
+}
+
+// checkDate refuses units whose text holds the time of the compile. Many
+// only mention the macros in branches not taken: two runs of the preprocessor
+// at two pinned times tell, and text that is equal in both holds none.
+func (j *job) checkDate(ctx context.Context) error {
+	if j.prep.inv.Family != compiler.GCC {
+		return refuse(reasonDateTime, "")
+	}
+	for _, kv := range j.req.GetEnv() {
+		// gcc takes the macros' time from it (GCC manual, "Environment
+		// Variables Affecting GCC"), and it is part of the key.
+		if v, ok := strings.CutPrefix(kv, "SOURCE_DATE_EPOCH="); ok && v != "" {
+			return nil
+		}
+	}
+	var texts [2]digest.Digest
+	for i, epoch := range []string{"SOURCE_DATE_EPOCH=1", "SOURCE_DATE_EPOCH=1000000000"} {
+		out, deps := j.temp("i"), j.temp("d")
+		err := j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), out, epoch)
+		if err == nil {
+			texts[i], _, err = j.e.files.digest(&file{path: out})
+		}
+		removeAll(out, deps)
+		if err != nil {
+			return err
+		}
+	}
+	if texts[0] != texts[1] {
+		return refuse(reasonDateTime, "")
+	}
+	return nil
+}
+
+// mark notes in the manifest that look-ups need the preprocessed text.
+func (j *job) mark(why string) error {
+	_, err := j.e.cache.UpdateManifest(j.prep.key, func(m *action.Manifest) error {
+		m.Preprocess = why
+		return nil
+	})
+	j.e.manifests.remove(j.prep.id())
+	return err
+}
+
+// write stores blobs, entry and manifest, in this order: whoever finds one
+// finds what it names.
+func (j *job) write(id manifestID, a *action.Action, c *compiled) error {
+	e, p := j.e, j.prep
+	entry := &action.Entry{Action: *a, Result: action.Result{
+		Stdout: p.place.paths.NeutralText(c.stdout), Stderr: p.place.paths.NeutralText(c.stderr),
+		CompileTime: c.elapsed,
+	}}
+	res := &entry.Result
+	if p.place.paths != nil {
+		// Rendering must give back what was printed, or it is not stored.
+		if !bytes.Equal(p.place.paths.LocalText(res.Stderr), c.stderr) || !bytes.Equal(p.place.paths.LocalText(res.Stdout), c.stdout) {
+			return refuse(reasonStdio, "the messages cannot be made independent of their place")
+		}
+	}
+	if len(c.stdout)+len(c.stderr) > 0 {
+		res.StdioContext = p.stdio
+	}
+	for i, d := range c.deps {
+		res.Dependencies = append(res.Dependencies, action.Dependency{
+			Path: p.place.paths.Neutral(d), System: c.user != nil && !c.user[i],
+		})
+	}
+	for _, o := range p.inv.Outputs {
+		out, ok := c.outputs[o.Role]
+		if !ok {
+			continue
+		}
+		d, err := e.cache.PutBlob(out.data)
+		if err != nil {
+			return err
+		}
+		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d, Executable: out.executable})
+	}
+	key := a.Key()
+	if err := e.cache.PutEntry(key, entry); err != nil {
+		return err
+	}
+	stored := action.Candidate{
+		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, StdioContext: res.StdioContext,
+	}
+	_, err := e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
+		m.Add(stored)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	e.reload(id, p.place)
+	e.keepResult(key, res, c.outputs)
+	return nil
+}

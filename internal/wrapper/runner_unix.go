@@ -1,0 +1,230 @@
+//go:build unix
+
+package wrapper
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/compiler/env"
+	"hpcc.dev/hpcc/internal/ipc"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// maxCapture is how much of one stream a Ran can carry: two of them and their
+// headers fit a frame.
+const maxCapture = (ipc.MaxClientFrame - 64<<10) / 2
+
+// Runner does in this process what a compile needs done: it describes the
+// process to whoever leads (Request), runs commands with the process's own
+// stdio (Run), and ends the call (Finish, Exec). It is for one call and one
+// goroutine.
+type Runner struct {
+	environ  environment
+	compiler string // what Exec executes
+}
+
+// NewRunner returns a Runner for the process's own environment.
+func NewRunner() *Runner { return &Runner{environ: os.Environ()} }
+
+// Request describes the call of the compiler args[0] with the arguments that
+// follow. It fails if there is no such compiler or no working directory. The
+// umask is read by setting it for a moment, so nothing else may be creating
+// files.
+func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
+	if len(args) == 0 {
+		return nil, errors.New("no compiler given")
+	}
+	cwd, err := unix.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	r.compiler, err = newFinder(r.environ, cwd).compiler(args[0], nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.request(args, cwd), nil
+}
+
+// request is Request for a compiler that was found.
+func (r *Runner) request(args []string, cwd string) *ipcv1.Compile {
+	umask := unix.Umask(0)
+	unix.Umask(umask)
+	return &ipcv1.Compile{
+		Args:     args,
+		Compiler: r.compiler,
+		Cwd:      cwd,
+		Env:      env.Select(r.environ),
+		Umask:    uint32(umask),
+		Place:    place(),
+		Stdout:   terminal(stdout),
+		Stderr:   terminal(stderr),
+	}
+}
+
+func place() *ipcv1.Place {
+	p := &ipcv1.Place{Pid: uint32(unix.Getpid()), Uid: uint32(unix.Geteuid()), Gid: uint32(unix.Getegid())}
+	groups, _ := unix.Getgroups()
+	for _, g := range groups {
+		p.Groups = append(p.Groups, uint32(g))
+	}
+	p.MountNamespace, p.UserNamespace = namespaces()
+	root, _, _ := identify("/")
+	p.RootDevice, p.RootInode = root.device, root.inode
+	cwd, _, _ := identify(".")
+	p.CwdDevice, p.CwdInode = cwd.device, cwd.inode
+	return p
+}
+
+func terminal(fd int) *ipcv1.Terminal {
+	size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
+	if err != nil {
+		return nil
+	}
+	return &ipcv1.Terminal{IsTerminal: true, Columns: uint32(size.Col)}
+}
+
+// Run runs one command to its end and reports it; it does not fail otherwise.
+// The command inherits what the build gave this process: in STAGE_COMPILE
+// stdin, in both stages all descriptors beyond stderr, so that a job server is
+// at hand. Signals that would end this process are the command's meanwhile.
+func (r *Runner) Run(run *ipcv1.Run) *ipcv1.Ran {
+	if len(run.Args) == 0 {
+		return cannotRun(errors.New("no command given"))
+	}
+	environ := r.environ.with(run.SetEnv, run.UnsetEnv)
+	if r.compiler != "" {
+		environ = environ.withActive(r.compiler)
+	}
+	limit := int(min(run.CaptureLimit, maxCapture))
+	var io *stdio
+	var err error
+	if run.Stage == ipcv1.Run_STAGE_QUIET {
+		io, err = quietStdio(run.StdoutPath, limit)
+	} else {
+		io, err = compileStdio(limit)
+	}
+	if err != nil {
+		return cannotRun(err)
+	}
+	defer io.close()
+	pid, err := start(run.Args, environ, io.child[:])
+	if err != nil {
+		return cannotRun(err)
+	}
+	defer forwardSignals(pid)()
+	status, err := io.pass(pid)
+	if err != nil {
+		return cannotRun(err)
+	}
+	ran := io.report()
+	if status.Signaled() {
+		ran.Signal = int32(status.Signal())
+	} else {
+		ran.ExitCode = int32(status.ExitStatus())
+	}
+	return ran
+}
+
+func cannotRun(err error) *ipcv1.Ran {
+	return &ipcv1.Ran{ExitCode: int32(statusOf(err)), Error: err.Error()}
+}
+
+// start starts args with files as its first descriptors; the others that are
+// open now stay open in it, except those that Go itself opened.
+func start(args []string, environ environment, files []uintptr) (pid int, err error) {
+	attr := &syscall.ProcAttr{Env: environ, Files: files}
+	pid, err = syscall.ForkExec(args[0], args, attr)
+	if err == unix.ENOEXEC {
+		pid, err = syscall.ForkExec("/bin/sh", script(args), attr)
+	}
+	return pid, err
+}
+
+// script is how execvp runs a text file without a #! line.
+func script(args []string) []string { return append([]string{"/bin/sh"}, args...) }
+
+// forwardSignals passes the signals that ask this process to end on to pid
+// until stop is called. Those that were ignored stay ignored. Signals of the
+// terminal reach the command by themselves as well; a second one changes
+// nothing. A signal in the moment after the command ended goes nowhere, as
+// process numbers are not used again so soon.
+func forwardSignals(pid int) (stop func()) {
+	received := make(chan os.Signal, 8)
+	for _, sig := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
+		if !signal.Ignored(sig) {
+			signal.Notify(received, sig)
+		}
+	}
+	go func() {
+		for sig := range received {
+			unix.Kill(pid, sig.(syscall.Signal))
+		}
+	}()
+	return func() {
+		signal.Stop(received)
+		close(received)
+	}
+}
+
+// Finish ends a call as the daemon said: it writes what the compiler would
+// have written and returns the exit code.
+func (r *Runner) Finish(done *ipcv1.Done) int {
+	// A reader that went away does not make the outputs any less right, so
+	// what cannot be written is dropped.
+	writeAll(stdout, done.Stdout)
+	writeAll(stderr, done.Stderr)
+	if done.Note != "" {
+		complain(done.Note)
+	}
+	return int(done.ExitCode)
+}
+
+// Show prints a command in one line that a shell reads back.
+func (r *Runner) Show(argv []string) int {
+	writeAll(stdout, []byte(quote(argv)+"\n"))
+	return 0
+}
+
+// Exec becomes the compiler that Request found, with the user's arguments. It
+// returns only if that is impossible, after saying why, with the exit code.
+func (r *Runner) Exec(args []string) int {
+	argv := r.argv(args)
+	environ := r.environ.withActive(r.compiler)
+	err := syscall.Exec(r.compiler, argv, environ)
+	if err == unix.ENOEXEC {
+		err = syscall.Exec("/bin/sh", script(argv), environ)
+	}
+	complain(r.compiler + ": " + err.Error())
+	return statusOf(err)
+}
+
+// argv is the user's own command with the compiler's path as its name: by a
+// bare name gcc would look for itself in PATH, find a link to hpcc, and take
+// the directory of that for its own installation.
+func (r *Runner) argv(args []string) []string {
+	return append([]string{r.compiler}, args[1:]...)
+}
+
+// writeAll writes b to a descriptor that may be non-blocking or go away.
+func writeAll(fd int, b []byte) error {
+	for len(b) > 0 {
+		n, err := unix.Write(fd, b)
+		switch {
+		case err == unix.EAGAIN:
+			poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, -1)
+		case err != nil && err != unix.EINTR:
+			return err
+		default:
+			b = b[max(n, 0):]
+		}
+	}
+	return nil
+}
+
+// complain writes one line of hpcc's own to stderr.
+func complain(text string) { writeAll(stderr, []byte(program+": "+text+"\n")) }

@@ -1,0 +1,190 @@
+// Package script holds the scenarios that users meet, each as a script that
+// runs the real programs with real compilers. After each step a script checks
+// the counters and that the object equals what the plain compiler makes.
+package script
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "hpcc-script-bin-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		bin = dir
+		build := exec.Command("go", "build", "-o", dir+"/", "hpcc.dev/hpcc/cmd/hpcc", "hpcc.dev/hpcc/cmd/hpccd")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// TestDaemon runs every scenario with a daemon.
+func TestDaemon(t *testing.T) { run(t, "daemon") }
+
+// TestOneShot runs those that need no daemon without one: the same results
+// and counters must come from processes that share nothing but the disk.
+func TestOneShot(t *testing.T) { run(t, "oneshot") }
+
+func run(t *testing.T, mode string) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			e.Setenv("HPCC_CONFIG_DIR", filepath.Join(e.WorkDir, ".config"))
+			e.Setenv("HPCC_CACHE_DIR", filepath.Join(e.WorkDir, ".cache"))
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("MODE", mode)
+			e.Setenv("BIN", bin)
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "daemon" || cond == "oneshot" {
+				return cond == mode, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon":   startDaemon,
+			"counters": counters,
+			"settle":   settle,
+			"parallel": parallel,
+		},
+	})
+}
+
+// startDaemon starts a daemon for the script and waits until it answers; it
+// ends with the script. Without daemons ("oneshot") it does nothing.
+func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	if ts.Getenv("MODE") != "daemon" {
+		return
+	}
+	cmd := exec.Command(filepath.Join(bin, "hpcc"), "start")
+	cmd.Env = environ(ts)
+	cmd.Dir = ts.Getenv("WORK")
+	log, err := os.Create(filepath.Join(ts.Getenv("WORK"), ".daemon.log"))
+	ts.Check(err)
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	ts.Check(cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	ts.Setenv("DAEMON_PID", strconv.Itoa(cmd.Process.Pid))
+	ts.Defer(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+		case <-time.After(30 * time.Second):
+			cmd.Process.Kill()
+		}
+	})
+	file := filepath.Join(ts.Getenv("HPCC_CONFIG_DIR"), "daemon.json")
+	for range 600 {
+		if _, err := os.Stat(file); err == nil {
+			return
+		}
+		select {
+		case err := <-done:
+			text, _ := os.ReadFile(log.Name())
+			ts.Fatalf("the daemon ended: %v\n%s", err, text)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	ts.Fatalf("the daemon did not start within 30 s")
+}
+
+func environ(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "HPCC_CONFIG_DIR", "HPCC_CACHE_DIR", "HPCC_REPRODUCIBLE_ENABLED", "HPCC_CACHE_MAX_SIZE"} {
+		if v := ts.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// counters checks fields of `hpcc stats --json`: name=value, where
+// uncacheable reasons are named "uncacheable.REASON".
+func counters(ts *testscript.TestScript, neg bool, args []string) {
+	out, err := hpcc(ts, "stats", "--json")
+	ts.Check(err)
+	var stats map[string]any
+	ts.Check(json.Unmarshal(out, &stats))
+	for _, arg := range args {
+		name, want, _ := strings.Cut(arg, "=")
+		var got any
+		if reason, ok := strings.CutPrefix(name, "uncacheable."); ok {
+			got = stats["uncacheable"].(map[string]any)[reason]
+		} else if got, ok = stats[name]; !ok {
+			ts.Fatalf("no counter %s in %s", name, out)
+		}
+		if got == nil {
+			got = 0.0
+		}
+		if fmt.Sprint(got) != want {
+			ts.Fatalf("%s is %v, want %s\n%s", name, got, want, out)
+		}
+	}
+}
+
+func hpcc(ts *testscript.TestScript, args ...string) ([]byte, error) {
+	cmd := exec.Command(filepath.Join(bin, "hpcc"), args...)
+	cmd.Env, cmd.Dir = environ(ts), ts.Getenv("WORK")
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("hpcc %s: %w\n%s", strings.Join(args, " "), err, exit.Stderr)
+	}
+	return out, err
+}
+
+// settle waits until the clock that stamps files is past the last write, so
+// that what was just written counts as older than the next compile.
+func settle(ts *testscript.TestScript, neg bool, args []string) { time.Sleep(30 * time.Millisecond) }
+
+// parallel N CMD…: runs a command N times at once; %d in the arguments is the
+// number of the run.
+func parallel(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	errs := make(chan error, n)
+	for i := range n {
+		go func() {
+			var argv []string
+			for _, a := range args[1:] {
+				argv = append(argv, strings.ReplaceAll(a, "%d", strconv.Itoa(i)))
+			}
+			cmd := exec.Command(filepath.Join(bin, argv[0]), argv[1:]...)
+			cmd.Env, cmd.Dir = environ(ts), ts.Getenv("WORK")
+			out, err := cmd.CombinedOutput()
+			if err == nil && len(out) > 0 {
+				err = fmt.Errorf("printed %q", out)
+			}
+			errs <- err
+		}()
+	}
+	for range n {
+		ts.Check(<-errs)
+	}
+}
