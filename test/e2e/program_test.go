@@ -36,7 +36,7 @@ var programs = []program{
 		// with and without -fPIC, with -ffile-prefix-map.
 		build:  []string{"make", "-C", "src", "linux", "LIBTOOL=libtool --quiet"},
 		cc:     []string{"CC=hpcc gcc -std=gnu99", "CXX=hpcc g++"},
-		result: "src/lua5.4",
+		result: "src/lua",
 	},
 	{
 		source: "redis",
