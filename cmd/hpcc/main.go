@@ -3,6 +3,12 @@
 //
 // It starts once per compile: what may be linked into it, and how large it may
 // become, is tested in this directory.
+//
+// The settings below keep the Go runtime from reading the cgroup's CPU limit
+// at start: hpcc does one thing at a time.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

@@ -15,10 +15,10 @@ func Dial(*Endpoint, time.Duration) (*Conn, error) {
 }
 
 // readPrivate relies on the directory: the user's profile is closed to others.
-func readPrivate(path string, limit int) ([]byte, error) {
+func readPrivate(path string, buf []byte) (int, error) {
 	b, err := os.ReadFile(path)
-	if err == nil && len(b) > limit {
+	if err == nil && len(b) > len(buf) {
 		err = errors.New("file too large")
 	}
-	return b, err
+	return copy(buf, b), err
 }

@@ -12,9 +12,9 @@ import (
 // directory.
 const EndpointFile = "daemon.json"
 
-// maxEndpointFile bounds what is read of daemon.json; socket paths end at 108
-// bytes, so a real one stays below 1 KiB.
-const maxEndpointFile = 8 << 10
+// maxEndpointFile bounds what is read of daemon.json, in bytes. Socket paths
+// end at 108, so real ones stay below it even if all of that is escaped.
+const maxEndpointFile = 1 << 10
 
 // ErrUnsafeEndpoint says that daemon.json belongs to another user or that
 // others may read or write it: it could name somebody else's program.
@@ -80,15 +80,16 @@ func WithdrawEndpoint(dir string, token []byte) error {
 // ReadEndpoint reads dir/daemon.json. The error is fs.ErrNotExist if no daemon
 // published itself, ErrUnsafeEndpoint if the file is not private, and another
 // if it is damaged.
-func ReadEndpoint(dir string) (*Endpoint, error) {
-	path := filepath.Join(dir, EndpointFile)
-	b, err := readPrivate(path, maxEndpointFile)
+func ReadEndpoint(dir string) (Endpoint, error) {
+	path := dir + string(filepath.Separator) + EndpointFile
+	var buf [maxEndpointFile]byte
+	n, err := readPrivate(path, buf[:])
 	if err != nil {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		return Endpoint{}, &fs.PathError{Op: "read", Path: path, Err: err}
 	}
-	e, err := parseEndpoint(b)
+	e, err := parseEndpoint(buf[:n])
 	if err != nil {
-		return nil, &fs.PathError{Op: "parse", Path: path, Err: err}
+		return Endpoint{}, &fs.PathError{Op: "parse", Path: path, Err: err}
 	}
 	return e, nil
 }
@@ -110,18 +111,30 @@ func (e *Endpoint) appendJSON(b []byte) []byte {
 	return append(b, "}\n"...)
 }
 
+// members are the names in the file, in the order of bits of a set of them.
+var members = [...]string{"port", "socket", "pid", "auth_token", "version"}
+
 // parseEndpoint reads the file. Members that it does not know are skipped, so
 // that another version of the daemon is met as such and not as damage.
-func parseEndpoint(b []byte) (*Endpoint, error) {
-	e := new(Endpoint)
-	seen := make(map[string]bool, 5)
-	err := parseObject(b, func(name string, v value) error {
-		if seen[name] {
-			return errors.New("member given twice: " + name)
+func parseEndpoint(b []byte) (Endpoint, error) {
+	var e Endpoint
+	var seen uint
+	err := parseObject(b, func(name []byte, v value) error {
+		known := -1
+		for i := range members {
+			if string(name) == members[i] {
+				known = i
+			}
 		}
-		seen[name] = true
+		if known < 0 {
+			return nil
+		}
+		if seen&(1<<known) != 0 {
+			return errors.New(members[known] + ": given twice")
+		}
+		seen |= 1 << known
 		var err error
-		switch name {
+		switch members[known] {
 		case "port":
 			e.Port, err = v.integer(0, 65535)
 		case "socket":
@@ -134,20 +147,19 @@ func parseEndpoint(b []byte) (*Endpoint, error) {
 			e.Version, err = v.text()
 		}
 		if err != nil {
-			return errors.New(name + ": " + err.Error())
+			return errors.New(members[known] + ": " + err.Error())
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
 	switch {
+	case err != nil:
+		return Endpoint{}, err
 	case len(e.Token) != TokenSize:
-		return nil, errors.New("auth_token: wrong length")
+		return Endpoint{}, errors.New("auth_token: wrong length")
 	case e.Pid == 0:
-		return nil, errors.New("pid: missing")
+		return Endpoint{}, errors.New("pid: missing")
 	case e.Port == 0 && e.Socket == "":
-		return nil, errors.New("neither port nor socket")
+		return Endpoint{}, errors.New("neither port nor socket")
 	}
 	return e, nil
 }

@@ -51,27 +51,41 @@ type Message interface {
 // Conn carries messages over a byte stream. One goroutine may send while
 // another receives; several senders need a lock of their own.
 type Conn struct {
-	stream   io.ReadWriteCloser
+	// Not one io.ReadWriteCloser: turning that into the interfaces below would
+	// look up method tables at each call, in tables that a wrapper touches for
+	// nothing else.
+	reader io.Reader
+	writer io.Writer
+	closer io.Closer
+
 	maxSend  int
 	maxFirst int // limit of the first frame received
 	maxNext  int // limit of all later ones
-	in       []byte
-}
 
-// NewClientConn is the wrapper's end of a stream.
-func NewClientConn(stream io.ReadWriteCloser) *Conn {
-	return &Conn{stream: stream, maxSend: MaxClientFrame, maxFirst: MaxServerFrame, maxNext: MaxServerFrame}
+	in, out []byte // buffers of the last frame each way
 }
 
 // NewServerConn is the daemon's end of a stream. Until the first message is
 // there it accepts no more than MaxFirstFrame: the peer has not yet said who
 // it is.
 func NewServerConn(stream io.ReadWriteCloser) *Conn {
-	return &Conn{stream: stream, maxSend: MaxServerFrame, maxFirst: MaxFirstFrame, maxNext: MaxClientFrame}
+	return &Conn{
+		reader: stream, writer: stream, closer: stream,
+		maxSend: MaxServerFrame, maxFirst: MaxFirstFrame, maxNext: MaxClientFrame,
+	}
+}
+
+// NewClientConn is the wrapper's end of a stream, for other streams than those
+// of Dial.
+func NewClientConn(stream io.ReadWriteCloser) *Conn {
+	return &Conn{
+		reader: stream, writer: stream, closer: stream,
+		maxSend: MaxClientFrame, maxFirst: MaxServerFrame, maxNext: MaxServerFrame,
+	}
 }
 
 // Close closes the stream.
-func (c *Conn) Close() error { return c.stream.Close() }
+func (c *Conn) Close() error { return c.closer.Close() }
 
 // Send writes m as one frame, in one write where the stream takes it whole. A
 // message over the limit is not sent at all: *FrameTooLargeError.
@@ -80,12 +94,17 @@ func (c *Conn) Send(m Message) error {
 	if size > c.maxSend {
 		return &FrameTooLargeError{Size: int64(size), Limit: int64(c.maxSend)}
 	}
-	frame := make([]byte, frameHeader+size)
+	frame := c.out
+	if cap(frame) < frameHeader+size {
+		frame = make([]byte, frameHeader+size)
+	}
+	frame = frame[:frameHeader+size]
+	c.out = keep(frame)
 	binary.BigEndian.PutUint32(frame, uint32(size))
 	if _, err := m.MarshalToSizedBufferVT(frame[frameHeader:]); err != nil {
 		return err
 	}
-	_, err := c.stream.Write(frame)
+	_, err := c.writer.Write(frame)
 	return err
 }
 
@@ -94,17 +113,23 @@ func (c *Conn) Send(m Message) error {
 // io.ErrUnexpectedEOF. After any other error the stream is out of step and is
 // to be closed.
 func (c *Conn) Receive(m Message) error {
-	frame, err := readFrame(c.stream, c.in, c.maxFirst)
+	frame, err := readFrame(c.reader, c.in, c.maxFirst)
 	if err != nil {
 		return err
 	}
-	// Messages copy what they keep, so the next frame may overwrite this one.
-	// A buffer that once held something large is not held on to.
-	if c.in = frame[:0]; cap(frame) > firstRead {
-		c.in = nil
-	}
+	// Messages copy what they hold, so the next frame may overwrite this one.
+	c.in = keep(frame)
 	c.maxFirst = c.maxNext
 	return m.UnmarshalVT(frame)
+}
+
+// keep returns buf for the next frame, unless one large message made it so big
+// that it should not live as long as the connection.
+func keep(buf []byte) []byte {
+	if cap(buf) > firstRead {
+		return nil
+	}
+	return buf[:0]
 }
 
 // readFrame reads one frame's message of at most limit bytes, into buf as far

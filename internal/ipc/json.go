@@ -11,10 +11,11 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// value is one member's: a string or an integer.
+// value is one member's: a string, as bytes of the text where it holds no
+// escapes, or an integer.
 type value struct {
 	isText bool
-	str    string
+	str    []byte
 	num    int
 }
 
@@ -22,7 +23,7 @@ func (v value) text() (string, error) {
 	if !v.isText {
 		return "", errors.New("not a string")
 	}
-	return v.str, nil
+	return string(v.str), nil
 }
 
 func (v value) integer(low, high int) (int, error) {
@@ -74,8 +75,8 @@ type scanner struct {
 
 // parseObject calls member for each member of the object that b holds, in
 // order, and returns its first error.
-func parseObject(b []byte, member func(name string, v value) error) error {
-	s := &scanner{b: b}
+func parseObject(b []byte, member func(name []byte, v value) error) error {
+	s := scanner{b: b}
 	if !s.take('{') {
 		return errSyntax
 	}
@@ -163,18 +164,36 @@ func (s *scanner) integer() (int, error) {
 
 // str reads a string. Bytes above 0x7f are taken as they are: a path need not
 // be UTF-8.
-func (s *scanner) str() (string, error) {
+func (s *scanner) str() ([]byte, error) {
 	if !s.take('"') {
-		return "", errSyntax
+		return nil, errSyntax
 	}
-	var out []byte
+	start := s.pos
+	for s.pos < len(s.b) {
+		switch c := s.b[s.pos]; {
+		case c == '"':
+			s.pos++
+			return s.b[start : s.pos-1], nil
+		case c < ' ':
+			return nil, errSyntax
+		case c == '\\':
+			return s.escaped(append([]byte(nil), s.b[start:s.pos]...))
+		}
+		s.pos++
+	}
+	return nil, errSyntax
+}
+
+// escaped reads the rest of a string from its first escape on; out is what
+// came before it.
+func (s *scanner) escaped(out []byte) ([]byte, error) {
 	for {
 		c := s.next()
 		switch {
 		case c == '"':
-			return string(out), nil
+			return out, nil
 		case c < ' ': // the end of the text as well
-			return "", errSyntax
+			return nil, errSyntax
 		case c != '\\':
 			out = append(out, c)
 			continue
@@ -197,17 +216,17 @@ func (s *scanner) str() (string, error) {
 			for range 4 {
 				digit, ok := hexValue(s.next())
 				if !ok {
-					return "", errSyntax
+					return nil, errSyntax
 				}
 				r = r<<4 | digit
 			}
 			// Halves of surrogate pairs are not written by appendString.
 			if !utf8.ValidRune(r) {
-				return "", errSyntax
+				return nil, errSyntax
 			}
 			out = utf8.AppendRune(out, r)
 		default:
-			return "", errSyntax
+			return nil, errSyntax
 		}
 	}
 }

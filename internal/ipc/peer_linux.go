@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +15,7 @@ func streamSocket(family int) (int, error) {
 }
 
 // socketPeer returns the user of the process that listens on a Unix socket.
-func socketPeer(fd int, _ unix.Sockaddr) (uid int, err error) {
+func socketPeer(fd int) (uid int, err error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return 0, err
@@ -25,12 +26,12 @@ func socketPeer(fd int, _ unix.Sockaddr) (uid int, err error) {
 // portPeer returns the user whose process listens on a loopback port, which
 // the socket itself does not tell. Without this check anybody could take the
 // port of a daemon that was killed and have wrappers run commands.
-func portPeer(_ int, addr unix.Sockaddr) (uid int, err error) {
+func portPeer(port int) (uid int, err error) {
 	table, err := os.ReadFile("/proc/self/net/tcp")
 	if err != nil {
 		return 0, err
 	}
-	return listenerUID(table, addr.(*unix.SockaddrInet4).Port)
+	return listenerUID(table, port)
 }
 
 // listenerUID finds in the kernel's table who listens on 127.0.0.1:port:
@@ -55,4 +56,15 @@ func listenerUID(table []byte, port int) (uid int, err error) {
 		return strconv.Atoi(string(f[7]))
 	}
 	return 0, errors.New("the port's listener is not in the kernel's table")
+}
+
+// readRaw is read(2) without telling the scheduler. Told, it would wake another
+// thread to run goroutines that a wrapper does not have, and pay for both. A
+// read that lasts is interrupted by the runtime after some 10 ms (EINTR).
+func readRaw(fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }

@@ -24,7 +24,7 @@ const defaultTimeout = 5 * time.Second
 // Main is the program hpcc. It returns the exit code, if it did not become
 // another program on the way.
 func Main() int {
-	environ := environment(os.Environ())
+	environ := environment(runtimeEnviron())
 	mode, args := parse(os.Args)
 	switch mode {
 	case modeDelegate:
@@ -33,25 +33,20 @@ func Main() int {
 		complain("no compiler given; for example: hpcc wrap gcc -c hello.c")
 		return 2
 	}
-	cwd, err := unix.Getwd()
-	if err != nil {
+	c := &call{args: args, show: mode == modeShow}
+	c.environ = environ
+	cwd, cwdErr := getwd()
+	if cwdErr != nil {
 		cwd = "/" // nothing relative will be found, and nothing cached
 	}
-	find := newFinder(environ, cwd)
+	c.cwd, c.finder = cwd, newFinder(environ, cwd)
 	active := environ.active()
-	compiler, findErr := find.compiler(args[0], active)
-	if findErr != nil {
-		complain(args[0] + ": " + findErr.Error())
-		return statusOf(findErr)
+	var err error
+	if c.compiler, err = c.finder.compiler(args[0], active); err != nil {
+		complain(args[0] + ": " + err.Error())
+		return statusOf(err)
 	}
-	c := &call{
-		Runner: Runner{environ: environ, compiler: compiler},
-		finder: find,
-		args:   args,
-		cwd:    cwd,
-		show:   mode == modeShow,
-	}
-	if err != nil || len(active) > 0 || environ.on("HPCC_DISABLE") {
+	if cwdErr != nil || len(active) > 0 || environ.on("HPCC_DISABLE") {
 		return c.plain()
 	}
 	return c.cached()
@@ -59,8 +54,9 @@ func Main() int {
 
 // delegate becomes hpccd for a command that is not a compile.
 func delegate(environ environment, args []string) int {
-	cwd, _ := unix.Getwd()
-	path, err := newFinder(environ, cwd).hpccd()
+	cwd, _ := getwd()
+	find := newFinder(environ, cwd)
+	path, err := find.hpccd()
 	if err == nil {
 		err = syscall.Exec(path, append([]string{path}, args...), environ)
 	}
@@ -71,11 +67,16 @@ func delegate(environ environment, args []string) int {
 // call is one compiler invocation of a build.
 type call struct {
 	Runner
-	finder *finder
+	finder finder
 	args   []string // argv as the build wrote it
 	cwd    string
 	show   bool   // only print what would run
 	config string // the configuration directory, or empty
+
+	// Parts of the conversation, here for the same reason as in Runner.
+	hello  ipcv1.Hello
+	client ipcv1.ClientMessage
+	server ipcv1.ServerMessage
 }
 
 // cached has the daemon lead the call, or goes on without it.
@@ -94,7 +95,7 @@ func (c *call) cached() int {
 	case c.isHung(endpoint.Pid):
 		return c.oneShot()
 	}
-	conn, err := ipc.Dial(endpoint, c.timeout())
+	conn, err := ipc.Dial(&endpoint, c.timeout())
 	switch {
 	case err == ipc.ErrTimeout:
 		return c.hung(endpoint.Pid)
@@ -105,7 +106,7 @@ func (c *call) cached() int {
 		c.note(noteStale, "the daemon is not running any more; compiling without it, "+restartHint)
 		return c.oneShot()
 	}
-	return c.converse(conn, endpoint)
+	return c.converse(conn, &endpoint)
 }
 
 const restartHint = "restart it with: hpcc start"
@@ -116,15 +117,14 @@ func (c *call) converse(conn *ipc.Conn, endpoint *ipc.Endpoint) int {
 	var compiled *ipcv1.Ran
 	var incomplete bool
 
-	compile := c.request(c.args, c.cwd)
-	compile.ShowCommand = c.show
-	err := conn.Send(&ipcv1.ClientMessage{
-		Hello:   &ipcv1.Hello{Protocol: ipc.Protocol, Version: ipc.Version, Token: endpoint.Token},
-		Compile: compile,
-	})
+	c.hello = ipcv1.Hello{Protocol: ipc.Protocol, Version: ipc.Version, Token: endpoint.Token}
+	c.client = ipcv1.ClientMessage{Hello: &c.hello, Compile: c.request(c.args, c.cwd)}
+	c.client.Compile.ShowCommand = c.show
+	err := conn.Send(&c.client)
 	for err == nil {
-		var m ipcv1.ServerMessage
-		if err = conn.Receive(&m); err != nil {
+		m := &c.server
+		m.Reset()
+		if err = conn.Receive(m); err != nil {
 			break
 		}
 		switch {

@@ -30,31 +30,23 @@ func statusOf(err error) int {
 // fileID tells files apart whatever they are called.
 type fileID struct{ device, inode uint64 }
 
-func identify(path string) (id fileID, mode uint32, err error) {
-	var st unix.Stat_t
-	for {
-		if err = unix.Stat(path, &st); err != unix.EINTR {
-			break
-		}
-	}
-	return fileID{uint64(st.Dev), uint64(st.Ino)}, uint32(st.Mode), err
-}
-
 // finder looks programs up as execvp does, except that hpcc itself, under
 // whatever name or link, is never what it finds.
 type finder struct {
 	self fileID
 	path string // the variable PATH
 	cwd  string
+	buf  [256]byte // candidates are made here; longer ones elsewhere
 }
 
-func newFinder(env environment, cwd string) *finder {
+func newFinder(env environment, cwd string) finder {
 	path, ok := env.lookup("PATH")
 	if !ok {
 		path = "/bin:/usr/bin" // what execvp of glibc and musl assumes
 	}
-	self, _, _ := identify(selfExe())
-	return &finder{self: self, path: path, cwd: cwd}
+	f := finder{path: path, cwd: cwd}
+	f.self, _, _ = identify(append(f.buf[:0], selfExe()...))
+	return f
 }
 
 // compiler returns the absolute path of the compiler called name. A name with
@@ -65,13 +57,13 @@ func (f *finder) compiler(name string, active []string) (string, error) {
 		return "", errLoop
 	}
 	if strings.Contains(name, "/") {
-		path := f.absolute(name)
-		id, err := f.executable(path)
+		path := f.join("", name)
+		id, err := executable(path)
 		if err != nil {
 			return "", err
 		}
 		if id != f.self {
-			return path, nil
+			return string(path), nil
 		}
 		name = filepath.Base(name)
 	}
@@ -90,42 +82,50 @@ func (f *finder) search(name string, skip []string) (string, error) {
 		return "", errNotFound
 	}
 	result := errNotFound
-	for dir := range strings.SplitSeq(f.path, ":") {
-		if dir == "" {
-			dir = "." // an empty element is the working directory
-		}
-		path := f.absolute(strings.TrimSuffix(dir, "/") + "/" + name)
-		id, err := f.executable(path)
+	for rest, more := f.path, true; more; {
+		var dir string
+		dir, rest, more = strings.Cut(rest, ":")
+		path := f.join(dir, name)
+		id, err := executable(path)
 		switch {
 		case err == errNotExecutable:
 			result = err // as execvp: said only if nothing better comes
-		case err == nil && id != f.self && !slices.Contains(skip, path):
-			return path, nil
+		case err == nil && id != f.self && !slices.Contains(skip, string(path)):
+			return string(path), nil
 		}
 	}
 	return "", result
 }
 
+// join makes the absolute path of name in dir, an element of PATH; an empty
+// one is the working directory. It is good until the next call.
+func (f *finder) join(dir, name string) []byte {
+	path := f.buf[:0]
+	if dir == "." {
+		dir = ""
+	}
+	if !strings.HasPrefix(dir, "/") && (dir != "" || !strings.HasPrefix(name, "/")) {
+		path = append(append(path, strings.TrimSuffix(f.cwd, "/")...), '/')
+	}
+	if path = append(path, dir...); dir != "" && !strings.HasSuffix(dir, "/") {
+		path = append(path, '/')
+	}
+	return append(path, strings.TrimPrefix(name, "./")...)
+}
+
 // executable returns what path is, if it is a program. The error is
 // errNotFound or errNotExecutable.
-func (f *finder) executable(path string) (fileID, error) {
+func executable(path []byte) (fileID, error) {
 	id, mode, err := identify(path)
 	switch {
 	case err == unix.EACCES:
 		return id, errNotExecutable
 	case err != nil:
 		return id, errNotFound
-	case mode&unix.S_IFMT != unix.S_IFREG, unix.Access(path, unix.X_OK) != nil:
+	case mode&unix.S_IFMT != unix.S_IFREG, unix.Access(string(path), unix.X_OK) != nil:
 		return id, errNotExecutable
 	}
 	return id, nil
-}
-
-func (f *finder) absolute(path string) string {
-	if strings.HasPrefix(path, "/") {
-		return path
-	}
-	return strings.TrimSuffix(f.cwd, "/") + "/" + strings.TrimPrefix(path, "./")
 }
 
 // hpccd returns the path of the other program: beside this one, where it was
@@ -134,7 +134,7 @@ func (f *finder) hpccd() (string, error) {
 	if exe, err := os.Executable(); err == nil {
 		if exe, err = filepath.EvalSymlinks(exe); err == nil {
 			path := filepath.Join(filepath.Dir(exe), "hpccd")
-			if _, err := f.executable(path); err == nil {
+			if _, err := executable([]byte(path)); err == nil {
 				return path, nil
 			}
 		}

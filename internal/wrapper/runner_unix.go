@@ -26,6 +26,13 @@ const maxCapture = (ipc.MaxClientFrame - 64<<10) / 2
 type Runner struct {
 	environ  environment
 	compiler string // what Exec executes
+
+	// The request's parts are here, and not each by itself, because what an
+	// allocation costs so short a process is the first touch of a page: see
+	// ipc.Dial.
+	compile    ipcv1.Compile
+	place      ipcv1.Place
+	outs, errs ipcv1.Terminal
 }
 
 // NewRunner returns a Runner for the process's own environment.
@@ -39,11 +46,12 @@ func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
 	if len(args) == 0 {
 		return nil, errors.New("no compiler given")
 	}
-	cwd, err := unix.Getwd()
+	cwd, err := getwd()
 	if err != nil {
 		return nil, err
 	}
-	r.compiler, err = newFinder(r.environ, cwd).compiler(args[0], nil)
+	find := newFinder(r.environ, cwd)
+	r.compiler, err = find.compiler(args[0], nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,38 +62,26 @@ func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
 func (r *Runner) request(args []string, cwd string) *ipcv1.Compile {
 	umask := unix.Umask(0)
 	unix.Umask(umask)
-	return &ipcv1.Compile{
+	ipc.FillPlace(&r.place)
+	fillTerminal(&r.outs, stdout)
+	fillTerminal(&r.errs, stderr)
+	r.compile = ipcv1.Compile{
 		Args:     args,
 		Compiler: r.compiler,
 		Cwd:      cwd,
 		Env:      env.Select(r.environ),
 		Umask:    uint32(umask),
-		Place:    place(),
-		Stdout:   terminal(stdout),
-		Stderr:   terminal(stderr),
+		Place:    &r.place,
+		Stdout:   &r.outs,
+		Stderr:   &r.errs,
 	}
+	return &r.compile
 }
 
-func place() *ipcv1.Place {
-	p := &ipcv1.Place{Pid: uint32(unix.Getpid()), Uid: uint32(unix.Geteuid()), Gid: uint32(unix.Getegid())}
-	groups, _ := unix.Getgroups()
-	for _, g := range groups {
-		p.Groups = append(p.Groups, uint32(g))
+func fillTerminal(t *ipcv1.Terminal, fd int) {
+	if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+		t.IsTerminal, t.Columns = true, uint32(size.Col)
 	}
-	p.MountNamespace, p.UserNamespace = namespaces()
-	root, _, _ := identify("/")
-	p.RootDevice, p.RootInode = root.device, root.inode
-	cwd, _, _ := identify(".")
-	p.CwdDevice, p.CwdInode = cwd.device, cwd.inode
-	return p
-}
-
-func terminal(fd int) *ipcv1.Terminal {
-	size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
-	if err != nil {
-		return nil
-	}
-	return &ipcv1.Terminal{IsTerminal: true, Columns: uint32(size.Col)}
 }
 
 // Run runs one command to its end and reports it; it does not fail otherwise.

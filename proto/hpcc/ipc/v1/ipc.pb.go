@@ -349,13 +349,16 @@ type Place struct {
 	Uid           uint32   `protobuf:"varint,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid           uint32   `protobuf:"varint,3,opt,name=gid,proto3" json:"gid,omitempty"`
 	Groups        []uint32 `protobuf:"varint,4,rep,packed,name=groups,proto3" json:"groups,omitempty"`
-	// Inode of /proc/self/ns/mnt and user; 0 where there is none.
-	MountNamespace uint64 `protobuf:"varint,5,opt,name=mount_namespace,json=mountNamespace,proto3" json:"mountNamespace,omitempty"`
-	UserNamespace  uint64 `protobuf:"varint,6,opt,name=user_namespace,json=userNamespace,proto3" json:"userNamespace,omitempty"`
-	RootDevice     uint64 `protobuf:"varint,7,opt,name=root_device,json=rootDevice,proto3" json:"rootDevice,omitempty"`
-	RootInode      uint64 `protobuf:"varint,8,opt,name=root_inode,json=rootInode,proto3" json:"rootInode,omitempty"`
-	CwdDevice      uint64 `protobuf:"varint,9,opt,name=cwd_device,json=cwdDevice,proto3" json:"cwdDevice,omitempty"`
-	CwdInode       uint64 `protobuf:"varint,10,opt,name=cwd_inode,json=cwdInode,proto3" json:"cwdInode,omitempty"`
+	// Number of the mount that the root directory is (STATX_MNT_ID). No two
+	// mounts share one, and each mount namespace has mounts of its own, so it
+	// tells namespaces apart for the price of a stat that is needed anyway. 0
+	// where the system has none. A user namespace needs no field: what matters
+	// of it is whom the ids above are.
+	RootMount  uint64 `protobuf:"varint,5,opt,name=root_mount,json=rootMount,proto3" json:"rootMount,omitempty"`
+	RootDevice uint64 `protobuf:"varint,7,opt,name=root_device,json=rootDevice,proto3" json:"rootDevice,omitempty"`
+	RootInode  uint64 `protobuf:"varint,8,opt,name=root_inode,json=rootInode,proto3" json:"rootInode,omitempty"`
+	CwdDevice  uint64 `protobuf:"varint,9,opt,name=cwd_device,json=cwdDevice,proto3" json:"cwdDevice,omitempty"`
+	CwdInode   uint64 `protobuf:"varint,10,opt,name=cwd_inode,json=cwdInode,proto3" json:"cwdInode,omitempty"`
 }
 
 func (x *Place) Reset() {
@@ -392,16 +395,9 @@ func (x *Place) GetGroups() []uint32 {
 	return nil
 }
 
-func (x *Place) GetMountNamespace() uint64 {
+func (x *Place) GetRootMount() uint64 {
 	if x != nil {
-		return x.MountNamespace
-	}
-	return 0
-}
-
-func (x *Place) GetUserNamespace() uint64 {
-	if x != nil {
-		return x.UserNamespace
+		return x.RootMount
 	}
 	return 0
 }
@@ -1175,13 +1171,8 @@ func (m *Place) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x38
 	}
-	if m.UserNamespace != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.UserNamespace))
-		i--
-		dAtA[i] = 0x30
-	}
-	if m.MountNamespace != 0 {
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.MountNamespace))
+	if m.RootMount != 0 {
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(m.RootMount))
 		i--
 		dAtA[i] = 0x28
 	}
@@ -1910,11 +1901,8 @@ func (m *Place) SizeVT() (n int) {
 		}
 		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
 	}
-	if m.MountNamespace != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.MountNamespace))
-	}
-	if m.UserNamespace != 0 {
-		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.UserNamespace))
+	if m.RootMount != 0 {
+		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RootMount))
 	}
 	if m.RootDevice != 0 {
 		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(m.RootDevice))
@@ -2964,19 +2952,10 @@ func (m *Place) UnmarshalVT(dAtA []byte) error {
 			}
 		case 5:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field MountNamespace", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field RootMount", wireType)
 			}
-			m.MountNamespace = 0
-			m.MountNamespace, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field UserNamespace", wireType)
-			}
-			m.UserNamespace = 0
-			m.UserNamespace, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			m.RootMount = 0
+			m.RootMount, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
 			if err != nil {
 				return err
 			}
