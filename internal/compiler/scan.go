@@ -171,13 +171,15 @@ func readings(src []byte) [][]byte {
 
 // replaceTrigraphs returns text with its trigraphs replaced, or nil if it has
 // none that could matter here: # for directives and pasting, backslash for
-// joined lines.
+// joined lines, and the one that would else look like a character literal.
 func replaceTrigraphs(text []byte) []byte {
-	if !bytes.Contains(text, []byte("??=")) && !bytes.Contains(text, []byte("??/")) {
+	replaced := bytes.ReplaceAll(text, []byte("??="), []byte{'#'})
+	replaced = bytes.ReplaceAll(replaced, []byte("??/"), []byte{'\\'})
+	replaced = bytes.ReplaceAll(replaced, []byte("??'"), []byte{'^'})
+	if len(replaced) == len(text) {
 		return nil
 	}
-	text = bytes.ReplaceAll(text, []byte("??="), []byte{'#'})
-	return bytes.ReplaceAll(text, []byte("??/"), []byte{'\\'})
+	return replaced
 }
 
 // joinLines returns text without its line splices if one of them may split a

@@ -74,7 +74,12 @@ func TestScanSeesWhatCompilersInclude(t *testing.T) {
 			}
 			cmd := exec.Command(cc, append(args, "soup")...)
 			cmd.Dir = dir
-			out, _ := cmd.Output() // soup seldom goes without errors
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			out, _ := cmd.Output() // soup seldom goes without errors, but
+			if strings.Contains(stderr.String(), "raw string") {
+				continue // gcc fails even in skipped code, and goes on as it likes
+			}
 			for _, m := range soupHeader.FindAllStringSubmatch(string(out), -1) {
 				included++
 				if !seen[m[0]] {
