@@ -134,7 +134,7 @@ func Open(opt Options) (*Disk, error) {
 // under way. No call may follow. Of a Disk that is not closed no more is lost
 // than the former, which the next eviction sets right.
 func (c *Disk) Close() error {
-	err := c.flushUsage()
+	err := c.flushUsage(time.Second)
 	c.background.Wait()
 	return err
 }

@@ -25,7 +25,7 @@ type file struct {
 func (f *file) path() string { return f.dir + "/" + f.name }
 
 // walk visits the files of the cache: blobs, entries, manifests, memos. Those
-// that vanish meanwhile are left out. A nil ctx never ends it early.
+// that vanish meanwhile are left out.
 func (c *Disk) walk(ctx context.Context, visit func(file) error) error {
 	for k := range kinds {
 		shards := subdirs(c.dir + "/" + kinds[k].dir)
@@ -33,8 +33,8 @@ func (c *Disk) walk(ctx context.Context, visit func(file) error) error {
 			shards = subdirs(shards...)
 		}
 		for _, dir := range shards {
-			if ctx != nil && ctx.Err() != nil {
-				return ctx.Err()
+			if err := ctx.Err(); err != nil {
+				return err
 			}
 			if err := walkShard(Kind(k), dir, visit); err != nil {
 				return err
@@ -87,7 +87,7 @@ func (c *Disk) removeUnused(f file) bool {
 		// Someone who is adding to it renews it: not to be lost between our
 		// look and our removal.
 		if key, err := digest.ParseKey(f.name); err == nil {
-			unlock, err := c.lock("manifest-"+key.String()[:2], 0)
+			unlock, err := c.lockManifest(key, 0)
 			if err != nil {
 				return false
 			}

@@ -20,12 +20,12 @@ const lockPatience = 5 * time.Second
 // lockManifest takes the lock that guards a manifest: one of 256, so that the
 // lock files need no cleaning up. Locks hold between goroutines as between
 // processes, since each call opens the file anew.
-func (c *Disk) lockManifest(key digest.Key) (unlock func(), err error) {
-	return c.lock("manifest-"+key.String()[:2], lockPatience)
+func (c *Disk) lockManifest(key digest.Key, patience time.Duration) (unlock func(), err error) {
+	return c.lock("manifest-"+key.String()[:2], patience)
 }
 
-// lock takes a lock by name, and waits for it as long as it may. ErrBusy says
-// that that was not enough.
+// lock takes a lock by name, and waits for it as long as patience lasts: after
+// that, it is ErrBusy.
 func (c *Disk) lock(name string, patience time.Duration) (unlock func(), err error) {
 	path := filepath.Join(c.dir, "lock", name)
 	f, err := acquire(path, patience)

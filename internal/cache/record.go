@@ -106,7 +106,7 @@ func (c *Disk) ManifestStamp(key digest.Key) (Stamp, error) {
 // changes it meanwhile. update is called at most once; after its error nothing
 // is stored and the error returned.
 func (c *Disk) UpdateManifest(key digest.Key, update func(*action.Manifest) error) (Stamp, error) {
-	unlock, err := c.lockManifest(key)
+	unlock, err := c.lockManifest(key, lockPatience)
 	if err != nil {
 		return Stamp{}, fmt.Errorf("updating a manifest: %w", err)
 	}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -40,13 +41,14 @@ func (c *Disk) account(bytes, entries int64) {
 	due := entries != 0 || u.bytes >= flushBytes || u.bytes <= -flushBytes
 	u.mu.Unlock()
 	if due {
-		_ = c.flushUsage() // what could not be written stays pending
+		// A compile waits for this; what could not be written stays pending.
+		_ = c.flushUsage(50 * time.Millisecond)
 	}
 }
 
 // flushUsage adds what is pending to the shared accounting, and starts an
 // eviction if the cache is now too large.
-func (c *Disk) flushUsage() error {
+func (c *Disk) flushUsage(patience time.Duration) error {
 	u := &c.usage
 	u.mu.Lock()
 	bytes, entries := u.bytes, u.entries
@@ -57,7 +59,7 @@ func (c *Disk) flushUsage() error {
 	}
 	var total int64
 	known := false
-	err := c.withUsage(func(b, e int64, ok bool) (int64, int64, bool) {
+	err := c.withUsage(patience, func(b, e int64, ok bool) (int64, int64, bool) {
 		known = ok
 		total = b + bytes
 		return max(total, 0), max(e+entries, 0), ok
@@ -77,8 +79,8 @@ func (c *Disk) flushUsage() error {
 
 // withUsage calls change with the shared accounting, of which ok says whether
 // it is known at all, and stores what change returns if that is.
-func (c *Disk) withUsage(change func(bytes, entries int64, ok bool) (int64, int64, bool)) error {
-	f, err := acquire(filepath.Join(c.dir, "usage"), time.Second)
+func (c *Disk) withUsage(patience time.Duration, change func(bytes, entries int64, ok bool) (int64, int64, bool)) error {
+	f, err := acquire(filepath.Join(c.dir, "usage"), patience)
 	if err != nil {
 		return classify(err)
 	}
@@ -107,7 +109,7 @@ func readUsage(r io.Reader) (bytes, entries int64, ok bool) {
 // accounting was lost.
 func (c *Disk) Usage() (Usage, error) {
 	u := Usage{MaxBytes: c.max}
-	flushErr := c.flushUsage()
+	flushErr := c.flushUsage(time.Second)
 	f, err := os.Open(filepath.Join(c.dir, "usage"))
 	if err == nil {
 		var ok bool
@@ -119,7 +121,7 @@ func (c *Disk) Usage() (Usage, error) {
 	}
 	// A cache that cannot be written is counted each time.
 	files := tally{}
-	if err := c.walk(nil, files.add); err != nil {
+	if err := c.walk(context.Background(), files.add); err != nil {
 		return Usage{}, fmt.Errorf("counting the cache: %w", err)
 	}
 	u.Bytes, u.Entries = files.bytes, files.entries
@@ -134,7 +136,7 @@ func (c *Disk) setUsage(t tally) error {
 	c.usage.mu.Lock()
 	c.usage.bytes, c.usage.entries = 0, 0
 	c.usage.mu.Unlock()
-	return c.withUsage(func(int64, int64, bool) (int64, int64, bool) { return t.bytes, t.entries, true })
+	return c.withUsage(time.Second, func(int64, int64, bool) (int64, int64, bool) { return t.bytes, t.entries, true })
 }
 
 // tally counts files.

@@ -30,7 +30,14 @@ func (s *scanner) directive(i int) int {
 	case "error", "warning":
 		// clang reads the rest of the line as it is: a comment does not start
 		// there, nor a literal.
-		return s.lineEnd(end)
+		eol := s.lineEnd(end)
+		if bytes.Contains(s.src[end:eol], []byte("/*")) {
+			s.doubts |= errorTokens
+			if s.dialect&errorTokens != 0 {
+				return end
+			}
+		}
+		return eol
 	default:
 		if '0' <= name[0] && name[0] <= '9' {
 			s.out.LineMarkers = true

@@ -45,7 +45,8 @@ type Directive struct {
 	// Angle is true for <name>, false for "name".
 	Angle bool
 	// Repeated is true where the same directive stands in the file more than
-	// once; the list holds it at its first place.
+	// once, or where its place depends on how the file is read; the list holds
+	// it at the first place that was seen.
 	Repeated bool
 	// Name is what stands between the delimiters, escapes not interpreted (no
 	// compiler does).
@@ -125,13 +126,13 @@ func TimeMacros(files []File) (date, time, timestamp bool) {
 // len(src), memory in the number of distinct directives.
 //
 // Where compilers or language modes read the same bytes differently (trigraphs,
-// lone carriage returns, lines joined within a word) the text is read once for
-// each way, and the reports are united.
+// lone carriage returns, raw strings, …) the text is read once for each way,
+// and the reports are united.
 func Scan(src []byte) *FileScan {
 	s := &scanner{out: new(FileScan)}
 	src = bytes.TrimPrefix(src, []byte("\xef\xbb\xbf"))
 	for _, text := range readings(src) {
-		s.scan(text)
+		s.scanDialects(text)
 	}
 	s.finish()
 	return s.out
@@ -280,7 +281,7 @@ func (s *scanner) finish() {
 	names := all.String()
 	s.out.Directives = make([]Directive, len(s.found))
 	for i, d := range s.found {
-		s.out.Directives[i] = Directive{d.kind, d.angle, d.repeated, names[:len(d.name)]}
+		s.out.Directives[i] = Directive{d.kind, d.angle, d.repeated || s.readings > 1, names[:len(d.name)]}
 		names = names[len(d.name):]
 	}
 }

@@ -16,6 +16,10 @@ type scanner struct {
 	found []foundDirective
 	index map[foundKey]int // of found, once a linear search is too slow
 
+	dialect  dialect // of the present reading
+	doubts   dialect // choices that made a difference
+	readings int
+
 	// rawMisses counts the raw strings without an end: the search for one reads
 	// the rest of the file.
 	rawMisses int
@@ -49,6 +53,45 @@ var eventful = func() (t [256]bool) {
 	}
 	return t
 }()
+
+// dialect is a set of choices in which language modes, or gcc and clang,
+// differ. The zero value is the modern language.
+type dialect uint8
+
+const (
+	// noRawStrings: R"(…)" is a word and a string, as in C90 and C++98.
+	noRawStrings dialect = 1 << iota
+	// noSeparators: 1'000' has a character literal in it, as in C17 and C++11.
+	noSeparators
+	// noLineComments: // is two operators, as in C90. It is in doubt only where
+	// a block comment would then start.
+	noLineComments
+	// errorTokens: the text of #error and #warning is read as tokens, as by gcc;
+	// clang takes it as it is. In doubt where a block comment would start.
+	errorTokens
+
+	dialects = iota
+)
+
+// scanDialects adds the readings of a text in all dialects between which it
+// makes a difference.
+func (s *scanner) scanDialects(src []byte) {
+	var done [1 << dialects]bool
+	s.doubts = 0
+	for d := dialect(0); int(d) < len(done); d++ {
+		if done[d] || d&^s.doubts != 0 {
+			continue
+		}
+		done[d] = true
+		before := s.doubts
+		s.dialect = d
+		s.scan(src)
+		s.readings++
+		if s.doubts != before {
+			d = 0 // done: look again for what is left
+		}
+	}
+}
 
 // scan adds one reading of the source to the report.
 func (s *scanner) scan(src []byte) {
@@ -220,7 +263,14 @@ func (s *scanner) slash(i int) int {
 		case '*':
 			return s.lineStart(s.blockComment(i))
 		case '/':
-			return s.lineEnd(i + 2)
+			if s.dialect&noLineComments != 0 {
+				return i + 1
+			}
+			end := s.lineEnd(i + 2)
+			if bytes.Contains(s.src[i+1:end], []byte("/*")) {
+				s.doubts |= noLineComments
+			}
+			return end
 		}
 	}
 	return i + 1
@@ -238,7 +288,7 @@ func (s *scanner) blockComment(i int) int {
 
 // str handles a string literal, raw or plain, that starts at i.
 func (s *scanner) str(i int) int {
-	if isRawPrefix(s.src, i) {
+	if s.dialect&noRawStrings == 0 && isRawPrefix(s.src, i) {
 		if end := s.rawString(i); end > 0 {
 			return end
 		}
@@ -250,7 +300,8 @@ func (s *scanner) str(i int) int {
 
 // char handles a character literal, or an apostrophe within a number.
 func (s *scanner) char(i int) int {
-	if isDigitSeparator(s.src, i) {
+	if s.dialect&noSeparators == 0 && isDigitSeparator(s.src, i) {
+		s.doubts |= noSeparators
 		return i + 1
 	}
 	return s.afterLiteral(s.literalEnd(i, '\''), '\'')
@@ -300,8 +351,7 @@ func isRawPrefix(src []byte, i int) bool {
 }
 
 // rawString handles a raw string whose quote is at i and returns where it
-// ends, or 0 if it is none. C90 and C++98 know no raw strings and would read
-// the lines within as code, so these are looked through for directives.
+// ends, or 0 if it is none.
 func (s *scanner) rawString(i int) int {
 	src := s.src
 	open := i + 1
@@ -325,22 +375,7 @@ func (s *scanner) rawString(i int) int {
 	}
 	end := open + 1 + n
 	s.stringText(src[open+1 : end])
-	for at := open + 1; at < end; {
-		nl := bytes.IndexByte(src[at:end], '\n')
-		if nl < 0 {
-			break
-		}
-		at += nl + 1
-		for at < end && isBlank(src[at]) {
-			at++
-		}
-		if at < end && src[at] == '#' {
-			// A directive that runs over the end of the literal is none.
-			within := &scanner{src: src[:end], out: s.out, found: s.found, index: s.index, rawMisses: maxRawMisses}
-			at = within.directive(at + 1)
-			s.found, s.index = within.found, within.index
-		}
-	}
+	s.doubts |= noRawStrings
 	return end + len(closing)
 }
 

@@ -62,14 +62,14 @@ func TestScan(t *testing.T) {
 		{"int x; /* */ #include <a.h>\n", "include<a.h>"}, // more than the compiler
 		{"int x; #include <a.h>\n", ""},
 		{"%:include <a.h>\n", "include<a.h>"},
-		{"??=include <a.h>\n", "include<a.h>"},
-		{"// x ??/\n#include <a.h>\n", "include<a.h>"},
-		{"#\\\ninclude <a.h>\n", "include<a.h>+"}, // seen by two readings,
+		{"??=include <a.h>\n", "include<a.h>+"},
+		{"// x ??/\n#include <a.h>\n", "include<a.h>+"},
+		{"#\\\ninclude <a.h>\n", "include<a.h>+"}, // + since two readings were needed,
 		{"# \\\n include \\  \n <a.h>\n", "include<a.h>"},
-		{"#inc\\\nlude <a.h>\n", "include<a.h>"},
-		{"#include <a\\\nb.h>\n", "include<ab.h> computed"},
+		{"#inc\\\nlude <a.h>\n", "include<a.h>+"},
+		{"#include <a\\\nb.h>\n", "include<ab.h>+ computed"},
 		{"#include <a.h>\r\n#include <b.h>\r\n", "include<a.h> include<b.h>"},
-		{"//x\r#include <a.h>\rint x;", "include<a.h>"},
+		{"//x\r#include <a.h>\rint x;", "include<a.h>+"},
 		{"\x00#\x00include <a.h>", "include<a.h>"},
 		{"\f#include <a.h>\v\n", "include<a.h>"},
 		{"#define X \\\n#include <a.h>\n", "include<a.h>"},
@@ -78,7 +78,7 @@ func TestScan(t *testing.T) {
 		{"/* \n#include <a.h>\n*/\n", ""},
 		{"// x \\\n#include <a.h>\n", ""},
 		{"// x \\ \t\n#include <a.h>\n", ""},
-		{"// /* \n#include <a.h>\n", "include<a.h>"},
+		{"// /* \n#include <a.h>\n", "include<a.h>+"},
 		{"char *s = \"/*\";\n#include <a.h>\n", "include<a.h>"},
 		{"char *s = \"\\\"/*\";\n#include <a.h>\n", "include<a.h>"},
 		{"char *s = \"\\\\\"; /* \"\n#include <a.h>\n*/", ""},
@@ -87,14 +87,14 @@ func TestScan(t *testing.T) {
 		{"char c = '/*';\n#include <a.h>\n", "include<a.h>"},
 		{"don't /* start\n#include <a.h>\n", "include<a.h>"},
 		{"int i = 1'000'000; /* '\n#include <a.h>\n*/", ""},
-		{"int i = 0x'f; int j = u8'\"'; /*\n#include <a.h>\n*/", ""},
-		{"#error don't /*\n#include <a.h>\n", "include<a.h>"},
-		{"/\\\n* #x\n#include <a.h>\n*\\\n/\n#include <b.h>\n", "include<a.h> include<b.h>+"},
-		{"char *s = R\"(\n\"/*\n)\";\n#include <a.h>\n", "include<a.h>"},
-		{"char *s = R\"x(\n)\" /* )x\";\n#include <a.h>\n", "include<a.h>"},
-		{"char *s = u8R\"\"(/*)\"\";\n#include <a.h>\n", "include<a.h>"},
+		{"int i = 0x'f; int j = u8'\"'; /*\n#include <a.h>\n*/", "include<a.h>+"},
+		{"#error don't /*\n#include <a.h>\n", "include<a.h>+"},
+		{"/\\\n* #x\n#include <a.h>\n*\\\n/\n#include <b.h>\n", "include<a.h>+ include<b.h>+"},
+		{"char *s = R\"(\n\"/*\n)\";\n#include <a.h>\n", "include<a.h>+"},
+		{"char *s = R\"x(\n)\" /* )x\";\n#include <a.h>\n", "include<a.h>+"},
+		{"char *s = u8R\"\"(/*)\"\";\n#include <a.h>\n", "include<a.h>+"},
 		{"char *s = FOOR\"(\";\n/*\n#include <a.h>\n)\"*/", ""},
-		{"char *s = R\"(\n#include <in.h>\n)\";\n", "include<in.h>"},
+		{"char *s = R\"(\n#include <in.h>\n)\";\n", "include<in.h>+"},
 		{"char *s = R\"(\n/* \n", ""},
 		{"#define R x\nchar *s = R\"(\";\n#include <a.h>\n", "include<a.h>"},
 
@@ -104,7 +104,7 @@ func TestScan(t *testing.T) {
 		{"#if __has_include(X)\n", "computed-has"},
 		{"#define HAS(x) __has_include(x)\n", "computed-has"},
 		{"#if x__has_include(X) // __has_include(Y)\n", ""},
-		{"#if __has_in\\\nclude(<a.h>)\n", "has_include<a.h>"},
+		{"#if __has_in\\\nclude(<a.h>)\n", "has_include<a.h>+"},
 
 		{"#pragma once\n#pragma GCC system_header\n", "once system"},
 		{"#pragma GCC dependency \"x\"\n", "dependency"},
@@ -194,7 +194,7 @@ func FuzzScan(f *testing.F) {
 // TestScanIsLinear gives texts that would be slow if some look ahead or back
 // were not bounded.
 func TestScanIsLinear(t *testing.T) {
-	for _, piece := range []string{"R\"(", "'", "0'", "\\\n", "\\ ", "/*", "//\\\n", "##", "_", "_Pragma(", "__has_include(", "\"\\", "import ", "#include <", "\r", "??/\n", "## /* */", "#\\\n", "\".\"", "R\"(\n#"} {
+	for _, piece := range []string{"R\"(", "'", "0'", "\\\n", "\\ ", "/*", "//\\\n", "##", "_", "_Pragma(", "__has_include(", "\"\\", "import ", "#include <", "\r", "??/\n", "## /* */", "#\\\n", "\".\"", "R\"(\n#", "////*", "#error /*"} {
 		src := []byte(strings.Repeat(piece, 1<<20/len(piece)))
 		start := time.Now()
 		Scan(src)

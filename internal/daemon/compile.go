@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -245,13 +246,17 @@ func (e *Engine) scan(f *file) (*compiler.FileScan, error) {
 // input (libiberty's make_temp_file), which its list of files includes.
 var assemblerTemp = regexp.MustCompile(`^cc[A-Za-z0-9]{6}\.s$`)
 
-// asmInputs are the files that the assembler read besides its input.
-// Line markers put names into its list that may never have existed.
-func (j *job) asmInputs(c *compiled) ([]string, error) {
+// asmInputs are the files that the assembler read besides its input. Its list
+// also holds names out of .file directives, which prefix maps and #line make
+// up, and which need not exist. A name that does not exist may be a file that
+// .incbin read and somebody removed since only where the sources can make the
+// assembler include anything.
+func (j *job) asmInputs(c *compiled, files []compiler.File) ([]string, error) {
 	known := map[string]bool{j.prep.inv.Source: true}
 	for _, d := range c.deps {
 		known[d] = true
 	}
+	includes := slices.ContainsFunc(files, func(f compiler.File) bool { return f.Scan.AsmInclude })
 	var extra []string
 	for _, name := range c.asm {
 		if known[name] || assemblerTemp.MatchString(filepath.Base(name)) {
@@ -260,13 +265,15 @@ func (j *job) asmInputs(c *compiled) ([]string, error) {
 		known[name] = true
 		abs := j.prep.place.absolute(name)
 		var st unix.Stat_t
-		if unix.Stat(abs, &st) != nil {
-			if unix.Stat(filepath.Dir(abs), &st) == nil && stampOf(&st).mtime >= c.start {
-				return nil, refuse(reasonModified, "%s is gone", name)
+		if unix.Stat(abs, &st) == nil {
+			if st.Mode&unix.S_IFMT == unix.S_IFREG {
+				extra = append(extra, name)
 			}
 			continue
 		}
-		extra = append(extra, name)
+		if includes && unix.Stat(filepath.Dir(abs), &st) == nil && stampOf(&st).mtime >= c.start {
+			return nil, refuse(reasonModified, "%s is gone", name)
+		}
 	}
 	return extra, nil
 }

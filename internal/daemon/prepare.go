@@ -266,7 +266,7 @@ func reproducibleOptions(p *prepared, cwd, dateTime string) []string {
 		}
 	}
 	if p.inv.RandomSeed == "" && p.inv.Family == compiler.GCC {
-		sum := sha256.Sum256([]byte(strings.Join(p.command, "\x00")))
+		sum := sha256.Sum256([]byte(strings.Join(p.inv.KeyArgs(p.place.paths), "\x00")))
 		opts = append(opts, "-frandom-seed="+hex.EncodeToString(sum[:8]))
 	}
 	if dateTime == "error" {

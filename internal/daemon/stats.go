@@ -160,7 +160,9 @@ func (r *recorder) writeLog(j *job) {
 		return
 	}
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(j.req.GetCwd(), path)
+		// The directories of a build's compiles differ.
+		r.log.Warn("stats-log-not-absolute", "path", path)
+		return
 	}
 	o := &j.outcome
 	line := logLine{

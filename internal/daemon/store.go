@@ -85,7 +85,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	if err != nil {
 		return nil, refuse(reasonModified, "%s", err)
 	}
-	asm, err := j.asmInputs(c)
+	asm, err := j.asmInputs(c, files)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,13 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
 			return 1
 		}
+		// The same wrapper as another release would ship it.
+		build = exec.Command("go", "build", "-ldflags", "-X hpcc.dev/hpcc/internal/ipc.Version=other", "-o", dir+"/other/", "hpcc.dev/hpcc/cmd/hpcc")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the other version: %v\n%s", err, out)
+			return 1
+		}
 		return m.Run()
 	}())
 }
@@ -70,6 +77,7 @@ func run(t *testing.T, mode string) {
 			"counters": counters,
 			"settle":   settle,
 			"parallel": parallel,
+			"signal":   signalDaemon,
 		},
 	})
 }
@@ -186,5 +194,19 @@ func parallel(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for range n {
 		ts.Check(<-errs)
+	}
+}
+
+// signalDaemon NAME: sends the daemon a signal.
+func signalDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	pid, err := strconv.Atoi(ts.Getenv("DAEMON_PID"))
+	ts.Check(err)
+	signals := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT, "TERM": syscall.SIGTERM}
+	ts.Check(syscall.Kill(pid, signals[args[0]]))
+	// The kernel stops all its threads before long. A killed one's sockets are
+	// closed once it has been reaped.
+	time.Sleep(50 * time.Millisecond)
+	for i := 0; args[0] == "KILL" && i < 1000 && syscall.Kill(pid, 0) == nil; i++ {
+		time.Sleep(10 * time.Millisecond)
 	}
 }
