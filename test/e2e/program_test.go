@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -21,6 +22,9 @@ type program struct {
 	prepare func(t *testing.T, dir string)
 	// build is the make command line, without -j.
 	build []string
+	// link is a second one, run without -j where the makefile's rules for
+	// linking cannot be run in parallel; nil for none.
+	link []string
 	// cc are the arguments that name the compiler as CC=… would; nil where
 	// the program's own configuration has fixed it.
 	cc []string
@@ -34,7 +38,8 @@ var programs = []program{
 		prepare: prepareLua,
 		// Debian's libtool rules build each file four times: C and C++,
 		// with and without -fPIC, with -ffile-prefix-map.
-		build:  []string{"make", "-C", "src", "linux", "LIBTOOL=libtool --quiet"},
+		build:  []string{"make", "-C", "src", "o", "SYSCFLAGS=-DLUA_USE_LINUX", "LIBTOOL=libtool --quiet"},
+		link:   []string{"make", "-C", "src", "linux", "LIBTOOL=libtool --quiet"},
 		cc:     []string{"CC=hpcc gcc -std=gnu99", "CXX=hpcc g++"},
 		result: "src/lua",
 	},
@@ -140,7 +145,8 @@ func (tr *tree) clean(t *testing.T) {
 	})
 }
 
-// make runs the build with env on top of a fixed environment.
+// make runs the build, with env as the environment and more at the end of the
+// make command line.
 func (tr *tree) make(t *testing.T, env []string, more ...string) {
 	t.Helper()
 	if out, err := tr.command(env, more...).CombinedOutput(); err != nil {
@@ -148,11 +154,30 @@ func (tr *tree) make(t *testing.T, env []string, more ...string) {
 	}
 }
 
+// command is the whole build as one command.
 func (tr *tree) command(env []string, more ...string) *exec.Cmd {
-	cmd := exec.Command(tr.build[0], append(tr.build[1:len(tr.build):len(tr.build)], more...)...)
+	script := `"$@"`
+	if tr.link != nil {
+		script += " && " + strings.Join(quoted(tr.link), " ")
+		for _, arg := range more {
+			if !strings.HasPrefix(arg, "-j") {
+				script += " " + quoted([]string{arg})[0]
+			}
+		}
+	}
+	cmd := exec.Command("sh", slices.Concat([]string{"-c", script, "sh"}, tr.build, more)...)
 	cmd.Dir = tr.dir
 	cmd.Env = env
 	return cmd
+}
+
+// quoted writes arguments for the shell; none of them holds a quote.
+func quoted(args []string) []string {
+	q := make([]string, len(args))
+	for i, arg := range args {
+		q[i] = "'" + arg + "'"
+	}
+	return q
 }
 
 // outputs reads what compilers leave behind, and the program itself, by path.

@@ -1,0 +1,3 @@
+// Package imports holds the import graph of hpcc as text, and a test that
+// compares it with the code.
+package imports

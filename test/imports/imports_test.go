@@ -1,0 +1,199 @@
+package imports
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// graph says which packages of hpcc a package may import. A new edge is a
+// decision about the design (docs/architecture.md): do not add one to make the
+// test pass. Ask first whether the package that wants it is the right place.
+//
+// The order is that of the design: a package only imports what stands above it.
+const graph = `
+	proto/hpcc/action/v1:
+	proto/hpcc/ipc/v1:
+	internal/digest:
+	internal/atomicfile:
+	internal/ipc:          proto/hpcc/ipc/v1
+
+	# What a compile is. It knows nothing of caches and daemons.
+	internal/compiler/env:
+	internal/compiler:     internal/compiler/env internal/digest
+	internal/action:       internal/digest proto/hpcc/action/v1
+
+	# The wrapper starts once per compile: nothing heavy, nothing that parses.
+	internal/wrapper:      internal/compiler/env internal/ipc proto/hpcc/ipc/v1
+	cmd/hpcc:              internal/wrapper
+
+	internal/cache:        internal/action internal/atomicfile internal/digest
+	internal/config:
+
+	# It gets its settings as values, so that a test needs no file.
+	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc proto/hpcc/ipc/v1
+
+	# The only place that puts the others together.
+	cmd/hpccd:             internal/cache internal/compiler internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
+
+	bench/empty:
+	test/e2e:
+	test/imports:
+	test/script:
+`
+
+// owners names, for each heavy library, the one package that may import it,
+// and why. A library that is in go.mod and not here may be imported anywhere.
+var owners = []struct{ library, owner, why string }{
+	{"github.com/spf13/cobra", "cmd/hpccd", "the wrapper has no commands and must start fast"},
+	{"golang.org/x/term", "cmd/hpccd", "only the command line asks what a terminal is"},
+	{"github.com/pelletier/go-toml", "internal/config", "one package reads settings"},
+	{"github.com/klauspost/compress", "internal/cache", "how blobs are stored is the cache's secret"},
+	{"google.golang.org/protobuf", "", "reflection costs 0.6 ms of every compile"},
+	{"google.golang.org/grpc", "", "costs 1.5 ms of start"},
+}
+
+// lean are what the wrapper may be made of besides the standard library and
+// hpcc's own packages.
+var lean = []string{
+	"golang.org/x/sys/unix",
+	"golang.org/x/sys/windows",
+	"github.com/aperturerobotics/protobuf-go-lite",
+}
+
+// slow are packages of the standard library whose initialisation or size the
+// wrapper does not pay for.
+var slow = []string{"net", "net/http", "crypto/tls", "encoding/json", "log/slog", "text/template", "os/exec", "regexp"}
+
+type goPackage struct {
+	ImportPath string
+	Standard   bool
+	Imports    []string
+	Deps       []string
+	Module     *struct{ Path string }
+}
+
+const module = "hpcc.dev/hpcc/"
+
+// readSources opens every file that the graph depends on, so that go test does
+// not answer from its own cache after one of them has changed.
+func readSources(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"cmd", "internal", "proto", "test", "bench", "go.mod"} {
+		err := filepath.WalkDir("../../"+dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && (strings.HasSuffix(path, ".go") || strings.HasSuffix(path, ".mod")) {
+				_, err = os.ReadFile(path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func list(t *testing.T, args ...string) []goPackage {
+	t.Helper()
+	readSources(t)
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Standard,Imports,Deps,Module"}, args...)...)
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %s", exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var all []goPackage
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := dec.Decode(&p); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func parseGraph(t *testing.T) map[string][]string {
+	t.Helper()
+	allowed := map[string][]string{}
+	for line := range strings.Lines(graph) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, imports, ok := strings.Cut(line, ":")
+		if !ok {
+			t.Fatalf("graph: %q has no colon", line)
+		}
+		for _, imported := range strings.Fields(imports) {
+			if _, known := allowed[imported]; !known {
+				t.Fatalf("graph: %s imports %s, which does not stand above it", name, imported)
+			}
+		}
+		allowed[name] = strings.Fields(imports)
+	}
+	return allowed
+}
+
+func TestGraph(t *testing.T) {
+	allowed := parseGraph(t)
+	for _, p := range list(t, "./...", "./proto/...") {
+		name, ours := strings.CutPrefix(p.ImportPath, module)
+		if !ours {
+			continue
+		}
+		edges, known := allowed[name]
+		if !known {
+			t.Errorf("%s is not in the graph: say what it hides, and what it may import", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if to, ours := strings.CutPrefix(imported, module); ours && !slices.Contains(edges, to) {
+				t.Errorf("%s imports %s: a new edge", name, to)
+			}
+		}
+	}
+}
+
+func TestHeavyLibraries(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		name, _ := strings.CutPrefix(p.ImportPath, module)
+		for _, o := range owners {
+			if name == o.owner {
+				continue
+			}
+			for _, imported := range p.Imports {
+				if imported == o.library || strings.HasPrefix(imported, o.library+"/") {
+					t.Errorf("%s imports %s, which only %q may: %s", name, imported, o.owner, o.why)
+				}
+			}
+		}
+	}
+}
+
+func TestWrapperIsLean(t *testing.T) {
+	for _, p := range list(t, "-deps", "./cmd/hpcc") {
+		switch {
+		case p.Standard:
+			if slices.Contains(slow, p.ImportPath) {
+				t.Errorf("the wrapper links %s, and pays for it at each compile; go mod why and go list -deps tell through whom", p.ImportPath)
+			}
+		case strings.HasPrefix(p.ImportPath, module):
+		case !slices.ContainsFunc(lean, func(l string) bool {
+			return p.ImportPath == l || strings.HasPrefix(p.ImportPath, l+"/")
+		}):
+			t.Errorf("the wrapper links %s", p.ImportPath)
+		}
+	}
+}
