@@ -7,32 +7,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hpcc.dev/hpcc/internal/ipc"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
-// ownPlace is the place of the daemon itself, without a working directory.
-func ownPlace() (*ipcv1.Place, error) {
-	p := &ipcv1.Place{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}
-	groups, err := os.Getgroups()
-	if err != nil {
-		return nil, err
-	}
-	for _, g := range groups {
-		p.Groups = append(p.Groups, uint32(g))
-	}
+// ownPlace is the place of the daemon itself.
+func ownPlace() *ipcv1.Place {
+	p := &ipcv1.Place{}
+	ipc.FillPlace(p)
 	slices.Sort(p.Groups)
-	var st unix.Stat_t
-	if unix.Stat("/proc/self/ns/mnt", &st) == nil {
-		p.MountNamespace = st.Ino
-	}
-	if unix.Stat("/proc/self/ns/user", &st) == nil {
-		p.UserNamespace = st.Ino
-	}
-	if err := unix.Stat("/", &st); err != nil {
-		return nil, err
-	}
-	p.RootDevice, p.RootInode = st.Dev, st.Ino
-	return p, nil
+	return p
 }
 
 // differs says in what a wrapper's place is not the daemon's, or nothing.
@@ -45,7 +29,7 @@ func (s *Server) differs(req *ipcv1.Compile) string {
 	switch {
 	case p.GetUid() != own.Uid || p.GetGid() != own.Gid || !slices.Equal(groups, own.Groups):
 		return "another user"
-	case p.GetMountNamespace() != own.MountNamespace || p.GetUserNamespace() != own.UserNamespace:
+	case p.GetRootMount() != own.RootMount:
 		return "another namespace"
 	case p.GetRootDevice() != own.RootDevice || p.GetRootInode() != own.RootInode:
 		return "another root directory"

@@ -67,10 +67,7 @@ func Serve(ctx context.Context, engine *Engine, opt ServerOptions, ready func(ip
 		return err
 	}
 	defer s.lock.Close()
-	var err error
-	if s.place, err = ownPlace(); err != nil {
-		return err
-	}
+	s.place = ownPlace()
 	listeners, err := s.listen()
 	if err != nil {
 		return err
