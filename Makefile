@@ -58,7 +58,7 @@ vet:
 
 .PHONY: e2e
 e2e: setup build
-	go test -tags e2e -count=1 -timeout 30m -v ./test/e2e
+	go test -tags e2e -count=1 -timeout 40m -v ./test/e2e
 
 .PHONY: soak
 soak: setup build
