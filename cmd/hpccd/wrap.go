@@ -12,9 +12,8 @@ func (a *app) newWrap() *cobra.Command {
 	return &cobra.Command{
 		Use:   "wrap [--show-command] COMPILER [ARG...]",
 		Short: "Run a compiler through the cache",
-		Long: `Wrap runs a compiler through the cache. The word wrap may be left out where
-the compiler's name is one that hpcc knows (gcc, g++, cc, c++, clang, clang++,
-with version and target).
+		Long: `Wrap runs a compiler through the cache. The word wrap may be left out unless
+the compiler is called like one of hpcc's own commands.
 
 With --show-command it compiles nothing and prints what would run on a miss,
 in the shell's syntax: the command itself, or one with the flags that

@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e && linux
 
 package e2e
 
@@ -121,6 +121,8 @@ func (w *world) start() {
 	w.daemon.Env = w.env("")
 	w.log = new(lockedBuffer)
 	w.daemon.Stdout, w.daemon.Stderr = w.log, w.log
+	// Not even a test that runs out of time leaves it behind.
+	w.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := w.daemon.Start(); err != nil {
 		w.t.Fatal(err)
 	}
