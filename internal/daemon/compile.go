@@ -142,8 +142,6 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 	switch {
 	case ran.GetTruncated():
 		return refuse(reasonStdioLarge, "more than %d bytes", captureLimit)
-	case ran.GetMerged() && len(c.stdout) > 0 && len(c.stderr) > 0:
-		return refuse(reasonStdio, "")
 	case p.paths != nil && (bytes.IndexByte(c.stdout, 0) >= 0 || bytes.IndexByte(c.stderr, 0) >= 0):
 		return refuse(reasonStdio, "the compiler printed NUL bytes")
 	}

@@ -137,7 +137,7 @@ const (
 	reasonIrregular     compiler.Reason = "input-irregular"
 	reasonOutputMissing compiler.Reason = "output-missing"
 	reasonOutputSpecial compiler.Reason = "output-special"
-	reasonStdio         compiler.Reason = "stdio-merged"
+	reasonStdio         compiler.Reason = "stdio-not-neutral"
 	reasonStdioLarge    compiler.Reason = "stdio-too-large"
 	reasonDepFile       compiler.Reason = "dependency-file"
 	reasonDateTime      compiler.Reason = "date-time"
@@ -161,7 +161,7 @@ func EngineReasons() map[compiler.Reason]string {
 		reasonIrregular:     "an input is not a regular file",
 		reasonOutputMissing: "the compiler left no output where it was expected",
 		reasonOutputSpecial: "the output is a device, a pipe or another special file",
-		reasonStdio:         "stdout and stderr share one file, and both were written",
+		reasonStdio:         "the messages cannot be made independent of where the project lies",
 		reasonStdioLarge:    "the compiler printed more than the cache keeps",
 		reasonDepFile:       "the dependency file was not understood",
 		reasonDateTime:      "the source uses __DATE__, __TIME__ or __TIMESTAMP__",
