@@ -78,7 +78,7 @@ func (a *app) printStats(s *daemon.Stats) error {
 	}
 	count("not cacheable", passed)
 	for _, reason := range byCount(s.Uncacheable) {
-		count("  "+reason, s.Uncacheable[reason])
+		t.row("  "+reason, strconv.FormatInt(s.Uncacheable[reason], 10), daemon.DescribeReason(reason))
 	}
 	if s.Errors > 0 {
 		count("errors", s.Errors)

@@ -55,6 +55,7 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	ran, err := j.client.Run(ctx, &ipcv1.Run{
 		Stage:        ipcv1.Run_STAGE_COMPILE,
 		Args:         append([]string{j.req.GetCompiler()}, inv.RunArgs(run)...),
+		SetEnv:       j.prep.setEnv,
 		Incomplete:   wantUser && hasDeps,
 		CaptureLimit: captureLimit,
 	})

@@ -148,29 +148,39 @@ const (
 	reasonRoot          compiler.Reason = "root-prefix"
 )
 
-// EngineReasons describes the reasons that the engine adds to
-// compiler.Reasons, for `hpcc stats`.
-func EngineReasons() map[compiler.Reason]string {
-	return map[compiler.Reason]string{
-		reasonError:         "hpcc failed; the log says how",
-		reasonFailed:        "the compiler reported an error",
-		reasonDisabled:      "switched off by the configuration",
-		reasonScript:        "the compiler is a script, whose behaviour has no digest",
-		reasonUnknown:       "the compiler did not say what it is",
-		reasonModified:      "an input changed while, or just before, it was compiled",
-		reasonIrregular:     "an input is not a regular file",
-		reasonOutputMissing: "the compiler left no output where it was expected",
-		reasonOutputSpecial: "the output is a device, a pipe or another special file",
-		reasonStdio:         "the messages cannot be made independent of where the project lies",
-		reasonStdioLarge:    "the compiler printed more than the cache keeps",
-		reasonDepFile:       "the dependency file was not understood",
-		reasonDateTime:      "the source uses __DATE__, __TIME__ or __TIMESTAMP__",
-		reasonOnceCopies:    "two files of equal content are included once",
-		reasonAsmInclude:    "the assembler may read files that nothing lists",
-		reasonDependency:    "#pragma GCC dependency compares file times",
-		reasonStore:         "the result could not be written to the cache",
-		reasonRoot:          "an input's path begins with the root's name without being below it",
+var engineReasons = map[compiler.Reason]string{
+	reasonError:         "hpcc failed; the log says how",
+	reasonFailed:        "the compiler reported an error",
+	reasonDisabled:      "switched off by the configuration",
+	reasonScript:        "the compiler is a script, whose behaviour has no digest",
+	reasonUnknown:       "the compiler did not say what it is",
+	reasonModified:      "an input changed while, or just before, it was compiled",
+	reasonIrregular:     "an input is not a regular file",
+	reasonOutputMissing: "the compiler left no output where it was expected",
+	reasonOutputSpecial: "the output is a device, a pipe or another special file",
+	reasonStdio:         "the messages cannot be made independent of where the project lies",
+	reasonStdioLarge:    "the compiler printed more than the cache keeps",
+	reasonDepFile:       "the dependency file was not understood",
+	reasonDateTime:      "the source uses __DATE__, __TIME__ or __TIMESTAMP__",
+	reasonOnceCopies:    "two files of equal content are included once",
+	reasonAsmInclude:    "the assembler may read files that nothing lists",
+	reasonDependency:    "#pragma GCC dependency compares file times",
+	reasonStore:         "the result could not be written to the cache",
+	reasonRoot:          "an input's path begins with the root's name without being below it",
+}
+
+// DescribeReason says in one line what a reason for not caching means; "" for
+// one that this version does not know.
+func DescribeReason(name string) string {
+	if text, ok := engineReasons[compiler.Reason(name)]; ok {
+		return text
 	}
+	for _, r := range compiler.Reasons() {
+		if string(r.Reason) == name {
+			return r.Description
+		}
+	}
+	return ""
 }
 
 // refuse is a NotCacheable error.

@@ -101,7 +101,8 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 func (j *job) showCommand() *ipcv1.ServerMessage {
 	j.outcome.silent = true
 	return &ipcv1.ServerMessage{Run: &ipcv1.Run{
-		Args: append([]string{j.req.GetCompiler()}, j.prep.inv.RunArgs(compiler.RunOptions{Extra: j.prep.extra})...),
+		Args:   append([]string{j.req.GetCompiler()}, j.prep.inv.RunArgs(compiler.RunOptions{Extra: j.prep.extra})...),
+		SetEnv: j.prep.setEnv,
 	}}
 }
 
@@ -178,7 +179,7 @@ func (j *job) quiet(ctx context.Context, args []string, stdout string, setEnv ..
 	}
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, j.req.GetCompiler(), args...)
-	cmd.Dir, cmd.Env, cmd.Stdout = j.req.GetCwd(), append(slices.Clone(j.req.GetEnv()), setEnv...), out
+	cmd.Dir, cmd.Env, cmd.Stdout = j.req.GetCwd(), slices.Concat(j.req.GetEnv(), j.prep.setEnv, setEnv), out
 	if err := cmd.Run(); err != nil {
 		return refuse(reasonFailed, "the preprocessor: %s", err)
 	}

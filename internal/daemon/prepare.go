@@ -31,8 +31,10 @@ type prepared struct {
 	command []string
 	env     []string
 	cwd     string
-	// extra are the options that hpcc adds in reproducible mode.
-	extra []string
+	// extra and setEnv are what hpcc adds in reproducible mode to the options
+	// and to the environment.
+	extra  []string
+	setEnv []string
 	// stdio is the digest of what the diagnostics depend on besides.
 	stdio string
 }
@@ -151,15 +153,19 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 			stdio = append(stdio, kv)
 		}
 	}
-	slices.Sort(p.env)
 	slices.Sort(stdio)
 	if inv.HoldsCwd {
 		p.cwd = paths.Neutral(logicalCwd(req))
 	}
 	if paths != nil {
 		p.extra = reproducibleOptions(p, logicalCwd(req), e.opt.DateTime)
+		if e.opt.DateTime == "pin" && inv.Family == compiler.GCC && sourceDateEpoch(req.GetEnv()) == "" {
+			p.setEnv = []string{pinnedTime}
+			p.env = append(p.env, pinnedTime)
+		}
 	}
 	// The wrapper starts the compiler by its path.
+	slices.Sort(p.env)
 	argv0 := filepath.Base(req.GetCompiler())
 	p.key = digest.NewKey("manifest").
 		Field("toolchain", string(tool.Identity[:])).
@@ -173,6 +179,20 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 		Field("stdout", terminalText(req.GetStdout())).Field("stderr", terminalText(req.GetStderr())).Sum()
 	p.stdio = key.String()
 	return p, nil
+}
+
+// pinnedTime is what the time macros say where they are pinned: the first
+// moment that every archive format can hold.
+const pinnedTime = "SOURCE_DATE_EPOCH=315532800"
+
+// sourceDateEpoch is the build's own pinned time, or "".
+func sourceDateEpoch(env []string) string {
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "SOURCE_DATE_EPOCH="); ok {
+			return v
+		}
+	}
+	return ""
 }
 
 // mode tells reproducible results from the plain compiler's.

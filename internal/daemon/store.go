@@ -208,12 +208,10 @@ func (j *job) checkDate(ctx context.Context) error {
 	if j.prep.inv.Family != compiler.GCC {
 		return refuse(reasonDateTime, "")
 	}
-	for _, kv := range j.req.GetEnv() {
-		// gcc takes the macros' time from it (GCC manual, "Environment
-		// Variables Affecting GCC"), and it is part of the key.
-		if v, ok := strings.CutPrefix(kv, "SOURCE_DATE_EPOCH="); ok && v != "" {
-			return nil
-		}
+	// gcc takes the macros' time from it (GCC manual, "Environment Variables
+	// Affecting GCC"), and it is part of the key.
+	if sourceDateEpoch(append(j.req.GetEnv(), j.prep.setEnv...)) != "" {
+		return nil
 	}
 	var texts [2]digest.Digest
 	for i, epoch := range []string{"SOURCE_DATE_EPOCH=1", "SOURCE_DATE_EPOCH=1000000000"} {
