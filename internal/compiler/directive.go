@@ -25,6 +25,8 @@ func (s *scanner) directive(i int) int {
 		return s.operand(Embed, end)
 	case "pragma":
 		return s.pragma(s.blanks(end))
+	case "define":
+		return s.define(s.blanks(end), i)
 	case "line":
 		s.out.LineMarkers = true
 	case "error", "warning":
@@ -45,6 +47,98 @@ func (s *scanner) directive(i int) int {
 		}
 		return i // the word may be one that the main loop looks for
 	}
+	return end
+}
+
+// define looks at the definition of the macro that is named at i for an alias of
+// __has_include, and returns where to go on: at word if it is none.
+func (s *scanner) define(i, word int) int {
+	name, at := s.word(i)
+	kind, ok := aliasKind(name)
+	if !ok {
+		return word
+	}
+	parameter := []byte(nil)
+	if at < len(s.src) && s.src[at] == '(' {
+		if parameter, at, ok = s.soleArgument(at); !ok {
+			return word
+		}
+		if string(parameter) == "..." {
+			parameter = []byte("__VA_ARGS__")
+		}
+	}
+	operator, at := s.word(s.blanks(at))
+	if string(operator) != kind.String() {
+		return word
+	}
+	if parameter != nil {
+		argument, end, ok := s.soleArgument(s.blanks(at))
+		if !ok || !bytes.Equal(argument, parameter) {
+			return word
+		}
+		at = end
+	}
+	at = s.blanks(at)
+	if at < len(s.src) && s.src[at] != '\n' && !bytes.HasPrefix(s.src[at:], []byte("//")) {
+		return word
+	}
+	s.out.definesAlias = true
+	return at
+}
+
+// soleArgument reads a word or an ellipsis in parentheses at i.
+func (s *scanner) soleArgument(i int) (argument []byte, end int, ok bool) {
+	if i >= len(s.src) || s.src[i] != '(' {
+		return nil, i, false
+	}
+	i = s.blanks(i + 1)
+	argument, end = s.word(i)
+	if bytes.HasPrefix(s.src[i:], []byte("...")) {
+		argument, end = s.src[i:i+3], i+3
+	}
+	end = s.blanks(end)
+	if len(argument) == 0 || end >= len(s.src) || s.src[end] != ')' {
+		return nil, i, false
+	}
+	return argument, end + 1, true
+}
+
+// aliasKind says which operator a macro may stand for by its name. Macros of
+// other names are no aliases: what they do is computed.
+func aliasKind(name []byte) (DirectiveKind, bool) {
+	switch {
+	case bytes.HasSuffix(name, []byte("_INCLUDE")):
+		return HasInclude, true
+	case bytes.HasSuffix(name, []byte("_INCLUDE_NEXT")):
+		return HasIncludeNext, true
+	}
+	return 0, false
+}
+
+// aliasUse handles the word that contains src[i:end] and ends at end, which may
+// be an alias of __has_include, maybe one that another file defines.
+func (s *scanner) aliasUse(i, end int) int {
+	if c := s.src[end-1]; c != 'E' && c != 'T' {
+		return end
+	}
+	kind, ok := aliasKind(s.src[i:end])
+	if !ok {
+		return end
+	}
+	for i > 0 && isWord(s.src[i-1]) {
+		i--
+	}
+	if s.isMention(i) {
+		return end
+	}
+	at := s.blanks(end)
+	if at < len(s.src) && s.src[at] == '(' {
+		if name, angle, after := s.headerName(s.blanks(at + 1)); name != nil {
+			s.add(kind, angle, name)
+			return after
+		}
+	}
+	s.out.computesAlias = true
 	return end
 }
 
@@ -158,7 +252,7 @@ func (s *scanner) underscore(i int) int {
 		if src[end-1] == '_' {
 			s.timePiece(i, end)
 		}
-		return end
+		return s.aliasUse(i, end)
 	}
 	word, end := s.word(i)
 	if len(word) < 3 {
@@ -181,7 +275,7 @@ func (s *scanner) underscore(i int) int {
 	case 'D', 'T':
 		s.timePiece(i, end)
 	}
-	return end
+	return s.aliasUse(i, end)
 }
 
 // hasOperator handles __has_include and its kin, which stand at i.
@@ -288,7 +382,7 @@ func (s *scanner) capital(i int) int {
 	default:
 		s.timePiece(i, end)
 	}
-	return end
+	return s.aliasUse(i, end)
 }
 
 var timeMacros = [...]string{"__DATE__", "__TIME__", "__TIMESTAMP__"}

@@ -574,11 +574,10 @@ func (f *finder) result() Lookups {
 		Present: sortedKeys(f.present),
 		Aliases: sortedKeys(f.aliases),
 	}
-	var dependency, computedHas, computed, unexplained bool
+	var dependency, computed, unexplained bool
 	for i := range f.files {
 		s := f.files[i].Scan
 		dependency = dependency || s.PragmaDependency
-		computedHas = computedHas || s.ComputedHasInclude
 		computed = computed || s.ComputedInclude
 		f.pch = f.pch || s.PragmaPCH
 		unexplained = unexplained || !f.explained[i]
@@ -588,7 +587,7 @@ func (f *finder) result() Lookups {
 		l.NeedPreprocess = NeedPrecompiledHeader
 	case dependency:
 		l.NeedPreprocess = NeedPragmaDependency
-	case computedHas:
+	case computedHasIncludes(f.files):
 		l.NeedPreprocess = NeedComputedHasInclude
 	case unexplained && computed:
 		l.NeedPreprocess = NeedComputedInclude
