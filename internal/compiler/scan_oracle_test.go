@@ -18,12 +18,17 @@ func scanTools(t testing.TB, names ...string) {
 	t.Helper()
 	for _, n := range names {
 		if _, err := exec.LookPath(n); err != nil {
-			if os.Getenv("HPCC_TEST_REQUIRE") != "" {
-				t.Fatalf("%s is missing", n)
-			}
-			t.Skipf("%s is missing", n)
+			scanMissing(t, n)
 		}
 	}
+}
+
+func scanMissing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("HPCC_TEST_REQUIRE") != "" {
+		t.Fatalf("%s is missing", what)
+	}
+	t.Skipf("%s is missing", what)
 }
 
 // scanUnit is one compile of a test, parsed by hand.
@@ -495,7 +500,7 @@ func eachRealUnit(t *testing.T, run func(t *testing.T, u scanUnit)) {
 			t.Run(filepath.Base(u.source)+"/"+cc, func(t *testing.T) {
 				scanTools(t, cc)
 				if _, err := os.Stat(u.dir); err != nil {
-					t.Skip("no sources of googletest (Debian's googletest)")
+					scanMissing(t, "Debian's googletest")
 				}
 				u.flags = append(slices.Clone(u.flags), "-fsyntax-only")
 				run(t, u)
