@@ -14,9 +14,10 @@ var errDepFile = errors.New("not a dependency file")
 // (gcc lists a file once for each name under which it was first included),
 // followed by -MP's rules without prerequisites, which it skips.
 //
-// Escapes are undone as make would. Two things that the compilers write cannot
-// be undone: clang writes a backslash in a name as a slash, and gcc ends a name
-// with backslashes unescaped.
+// Escapes are undone as make would. Some of what the compilers write cannot be
+// undone: clang writes a backslash in a name as a slash and a tab as it is, and
+// gcc leaves the backslashes at the end of a name alone. The names then read
+// are those of no file.
 func ParseDepFile(b []byte) (targets, deps []string, err error) {
 	p := depParser{rest: b}
 	for {

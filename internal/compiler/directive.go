@@ -1,9 +1,6 @@
 package compiler
 
-import (
-	"bytes"
-	"strings"
-)
+import "bytes"
 
 // directive handles the directive whose # (or %:) ends before i, and returns
 // where the main loop goes on: behind the operand, if there is one that it must
@@ -25,6 +22,8 @@ func (s *scanner) directive(i int) int {
 		return s.operand(Embed, end)
 	case "pragma":
 		return s.pragma(s.blanks(end))
+	case "define":
+		return s.define(s.blanks(end), i)
 	case "line":
 		s.out.LineMarkers = true
 	case "error", "warning":
@@ -45,6 +44,98 @@ func (s *scanner) directive(i int) int {
 		}
 		return i // the word may be one that the main loop looks for
 	}
+	return end
+}
+
+// define looks at the definition of the macro that is named at i for an alias of
+// __has_include, and returns where to go on: at word if it is none.
+func (s *scanner) define(i, word int) int {
+	name, at := s.word(i)
+	kind, ok := aliasKind(name)
+	if !ok {
+		return word
+	}
+	parameter := []byte(nil)
+	if at < len(s.src) && s.src[at] == '(' {
+		if parameter, at, ok = s.soleArgument(at); !ok {
+			return word
+		}
+		if string(parameter) == "..." {
+			parameter = []byte("__VA_ARGS__")
+		}
+	}
+	operator, at := s.word(s.blanks(at))
+	if string(operator) != kind.String() {
+		return word
+	}
+	if parameter != nil {
+		argument, end, ok := s.soleArgument(s.blanks(at))
+		if !ok || !bytes.Equal(argument, parameter) {
+			return word
+		}
+		at = end
+	}
+	at = s.blanks(at)
+	if at < len(s.src) && s.src[at] != '\n' && !bytes.HasPrefix(s.src[at:], []byte("//")) {
+		return word
+	}
+	s.out.definesAlias = true
+	return at
+}
+
+// soleArgument reads a word or an ellipsis in parentheses at i.
+func (s *scanner) soleArgument(i int) (argument []byte, end int, ok bool) {
+	if i >= len(s.src) || s.src[i] != '(' {
+		return nil, i, false
+	}
+	i = s.blanks(i + 1)
+	argument, end = s.word(i)
+	if bytes.HasPrefix(s.src[i:], []byte("...")) {
+		argument, end = s.src[i:i+3], i+3
+	}
+	end = s.blanks(end)
+	if len(argument) == 0 || end >= len(s.src) || s.src[end] != ')' {
+		return nil, i, false
+	}
+	return argument, end + 1, true
+}
+
+// aliasKind says which operator a macro may stand for by its name. Macros of
+// other names are no aliases: what they do is computed.
+func aliasKind(name []byte) (DirectiveKind, bool) {
+	switch {
+	case bytes.HasSuffix(name, []byte("_INCLUDE")):
+		return HasInclude, true
+	case bytes.HasSuffix(name, []byte("_INCLUDE_NEXT")):
+		return HasIncludeNext, true
+	}
+	return 0, false
+}
+
+// aliasUse handles the word that contains src[i:end] and ends at end, which may
+// be an alias of __has_include, maybe one that another file defines.
+func (s *scanner) aliasUse(i, end int) int {
+	if c := s.src[end-1]; c != 'E' && c != 'T' {
+		return end
+	}
+	kind, ok := aliasKind(s.src[i:end])
+	if !ok {
+		return end
+	}
+	for i > 0 && isWord(s.src[i-1]) {
+		i--
+	}
+	if s.isMention(i) {
+		return end
+	}
+	at := s.blanks(end)
+	if at < len(s.src) && s.src[at] == '(' {
+		if name, angle, after := s.headerName(s.blanks(at + 1)); name != nil {
+			s.add(kind, angle, name)
+			return after
+		}
+	}
+	s.out.computesAlias = true
 	return end
 }
 
@@ -158,7 +249,7 @@ func (s *scanner) underscore(i int) int {
 		if src[end-1] == '_' {
 			s.timePiece(i, end)
 		}
-		return end
+		return s.aliasUse(i, end)
 	}
 	word, end := s.word(i)
 	if len(word) < 3 {
@@ -181,7 +272,7 @@ func (s *scanner) underscore(i int) int {
 	case 'D', 'T':
 		s.timePiece(i, end)
 	}
-	return end
+	return s.aliasUse(i, end)
 }
 
 // hasOperator handles __has_include and its kin, which stand at i.
@@ -267,169 +358,3 @@ func (s *scanner) pragmaOperator(i int) int {
 	}
 	return i
 }
-
-// capital handles words that start with D, T or G and so could be DATE, TIME,
-// TIMESTAMP (to be joined with underscores by ##), or the GCC of a pragma that
-// a macro makes.
-func (s *scanner) capital(i int) int {
-	if i > 0 && isWord(s.src[i-1]) {
-		return i + 1
-	}
-	word, end := s.word(i)
-	switch string(word) {
-	case "DATE":
-		s.out.timeWord |= wordDate
-	case "TIME":
-		s.out.timeWord |= wordTime
-	case "TIMESTAMP":
-		s.out.timeWord |= wordTimestamp
-	case "GCC":
-		return s.vendorPragma(end)
-	default:
-		s.timePiece(i, end)
-	}
-	return end
-}
-
-var timeMacros = [...]string{"__DATE__", "__TIME__", "__TIMESTAMP__"}
-
-// timeWordOrPrefix handles a word that starts with __D or __T.
-func (s *scanner) timeWordOrPrefix(word []byte) {
-	for which, m := range timeMacros {
-		// Of two pieces that make a name, one is a prefix of four bytes or more
-		// or else the other a suffix that timePiece knows.
-		if len(word) >= 4 && len(word) <= len(m) && m[:len(word)] == string(word) {
-			s.usesTime(which)
-		}
-	}
-}
-
-// timePiece handles the word that ends at end and contains src[i:end]: a
-// suffix of a time macro, or its middle, to be joined to the rest by ##.
-func (s *scanner) timePiece(i, end int) {
-	src := s.src
-	start := i
-	for start > 0 && end-start < len("__TIMESTAMP__") && isWord(src[start-1]) {
-		start--
-	}
-	if start > 0 && isWord(src[start-1]) {
-		return // too long
-	}
-	word := src[start:end]
-	for which, m := range timeMacros {
-		suffix := len(word) >= len("TE__") && len(word) < len(m) && m[len(m)-len(word):] == string(word)
-		middle := len(word) >= len("DATE_") && (word[0] == '_' || word[len(word)-1] == '_') && bytes.Contains([]byte(m), word)
-		if suffix || middle {
-			s.usesTime(which)
-		}
-	}
-}
-
-func (s *scanner) usesTime(which int) {
-	switch which {
-	case 0:
-		s.out.Date = true
-	case 1:
-		s.out.Time = true
-	case 2:
-		s.out.Timestamp = true
-	}
-}
-
-// hash handles # within a line: only ## matters.
-func (s *scanner) hash(i int) int {
-	if i+1 < len(s.src) && s.src[i+1] == '#' {
-		s.paste(i, i+2)
-		return i + 2
-	}
-	return i + 1
-}
-
-// paste handles a ## operator at [i,end): if underscores alone, or with the
-// begin of a name, are joined to something, a bare DATE elsewhere is enough.
-func (s *scanner) paste(i, end int) {
-	before := s.wordBefore(s.blanksBefore(i))
-	if isTimePrefix(before) {
-		s.out.timePaste = true
-		return
-	}
-	after, _ := s.word(s.blanks(end))
-	switch string(after) {
-	case "_", "__", "E__", "P__", "TE__", "ME__", "MP__":
-		s.out.timePaste = true
-	}
-}
-
-func isTimePrefix(w []byte) bool {
-	switch string(w) {
-	case "_", "__", "__D", "__T":
-		return true
-	}
-	return false
-}
-
-// dot looks for the assembler's directives in code: in assembler sources, or to
-// be made a string by a macro. Members named include are told apart.
-func (s *scanner) dot(i int) int {
-	rest := s.src[i+1:]
-	switch {
-	case bytes.HasPrefix(rest, []byte("incbin")):
-		s.out.AsmInclude = true
-	case bytes.HasPrefix(rest, []byte("include")):
-		if i > 0 && (isWord(s.src[i-1]) || s.src[i-1] == ')' || s.src[i-1] == ']') {
-			break
-		}
-		next := s.blanks(i + 1 + len("include"))
-		if next < len(s.src) && s.src[next] == '=' {
-			break
-		}
-		s.out.AsmInclude = true
-	}
-	return i + 1
-}
-
-// stringText looks into a string literal for text that could make the
-// assembler read a file. Adjacent literals are joined by the compiler, so a
-// literal that ends in the begin of such a directive counts too.
-func (s *scanner) stringText(text []byte) {
-	if len(text) == 0 || s.out.AsmInclude {
-		return
-	}
-	if bytes.Contains(text, []byte("incbin")) || bytes.Contains(text, []byte(".include")) {
-		s.out.AsmInclude = true
-		return
-	}
-	dot := bytes.LastIndexByte(text, '.')
-	if dot < 0 {
-		return
-	}
-	if tail := string(text[dot:]); tail == "." {
-		// A lone dot ends many a message: only where it could begin a statement,
-		// in a file that has assembly.
-		if dot == 0 || bytes.IndexByte([]byte(" nt;}:"), text[dot-1]) >= 0 {
-			s.out.AsmInclude = s.hasAsm()
-		}
-	} else if strings.HasPrefix(".include", tail) || strings.HasPrefix(".incbin", tail) {
-		s.out.AsmInclude = true
-	}
-}
-
-// hasAsm reports whether the text may hold assembly; the answer is kept, since
-// it reads all of the text.
-func (s *scanner) hasAsm() bool {
-	if s.asm == asmUnknown {
-		s.asm = asmNone
-		if bytes.Contains(s.src, []byte("asm")) || bytes.Contains(s.src, []byte("ASM")) {
-			s.asm = asmFound
-		}
-	}
-	return s.asm == asmFound
-}
-
-type asmPresence uint8
-
-const (
-	asmUnknown asmPresence = iota
-	asmNone
-	asmFound
-)

@@ -67,6 +67,11 @@ type FileScan struct {
 	// ComputedHasInclude: __has_include or __has_embed with a macro for its
 	// operand, or handed on by a macro.
 	ComputedHasInclude bool
+	// definesAlias: a macro like PROJECT_HAS_INCLUDE that stands for
+	// __has_include. Its uses with literal operands are among the Directives;
+	// computesAlias: another use of a macro of such a name, maybe in a file that
+	// does not define it. See computedHasIncludes.
+	definesAlias, computesAlias bool
 
 	// Date, Time and Timestamp: the identifiers __DATE__, __TIME__ and
 	// __TIMESTAMP__ outside comments, or pieces that ## could join to them
@@ -120,6 +125,20 @@ func TimeMacros(files []File) (date, time, timestamp bool) {
 	return date, time, timestamp
 }
 
+// computedHasIncludes reports whether one of these files, together, may use
+// __has_include on a name that only macros know.
+func computedHasIncludes(files []File) bool {
+	var defines, computes bool
+	for i := range files {
+		s := files[i].Scan
+		if s.ComputedHasInclude {
+			return true
+		}
+		defines, computes = defines || s.definesAlias, computes || s.computesAlias
+	}
+	return defines && computes
+}
+
 // Scan reads the text of a C-family or preprocessed-assembler source or header
 // and reports what it may make a compiler look for. It never fails: what is
 // not C reports whatever its lines happen to look like. Time is linear in
@@ -140,18 +159,21 @@ func Scan(src []byte) *FileScan {
 
 // readings returns the ways in which src must be read: nearly always src alone.
 func readings(src []byte) [][]byte {
-	if bytes.IndexByte(src, 0) >= 0 {
-		// Every compiler takes NUL for a blank.
-		src = bytes.ReplaceAll(src, []byte{0}, []byte{' '})
+	crs := bytes.IndexByte(src, '\r') >= 0
+	if crs {
+		src = bytes.ReplaceAll(src, []byte("\r\n"), []byte{'\n'})
+		crs = bytes.IndexByte(src, '\r') >= 0
 	}
 	texts := [][]byte{src}
-	if bytes.IndexByte(src, '\r') >= 0 {
-		src = bytes.ReplaceAll(src, []byte("\r\n"), []byte{'\n'})
-		texts[0] = src
-		if bytes.IndexByte(src, '\r') >= 0 {
-			// A lone CR ends a line for clang and is a stray byte for gcc.
-			texts[0] = bytes.ReplaceAll(src, []byte{'\r'}, []byte{' '})
-			texts = append(texts, bytes.ReplaceAll(src, []byte{'\r'}, []byte{'\n'}))
+	if bytes.IndexByte(src, 0) >= 0 {
+		// NUL is a blank, for gcc even between a backslash and its newline.
+		texts = append(texts, bytes.ReplaceAll(src, []byte{0}, []byte{' '}))
+	}
+	if crs {
+		// A lone CR ends a line for clang and is a stray byte for gcc.
+		for i, t := range texts {
+			texts[i] = bytes.ReplaceAll(t, []byte{'\r'}, []byte{' '})
+			texts = append(texts, bytes.ReplaceAll(t, []byte{'\r'}, []byte{'\n'}))
 		}
 	}
 	if bytes.Contains(src, []byte("??")) {
@@ -243,7 +265,7 @@ func spliceEnd(text []byte, at int) int {
 		if text[i] == '\n' {
 			return i + 1
 		}
-		if !isBlank(text[i]) {
+		if !isBlank(text[i]) || text[i] == 0 {
 			break
 		}
 	}
@@ -251,7 +273,7 @@ func spliceEnd(text []byte, at int) int {
 }
 
 // isBlank is for white space within a line.
-func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\f' || c == '\v' }
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\f' || c == '\v' || c == 0 }
 
 func isSpace(c byte) bool { return isBlank(c) || c == '\n' }
 

@@ -20,6 +20,10 @@ type scanner struct {
 	doubts   dialect // choices that made a difference
 	readings int
 
+	// muted is the end of a line comment that the dialect reads as code. Only
+	// what hides directives matters there: no mode gives a use to its words.
+	muted int
+
 	// rawMisses counts the raw strings without an end: the search for one reads
 	// the rest of the file.
 	rawMisses int
@@ -96,12 +100,16 @@ func (s *scanner) scanDialects(src []byte) {
 // scan adds one reading of the source to the report.
 func (s *scanner) scan(src []byte) {
 	s.src = src
-	s.rawMisses, s.asm = 0, asmUnknown
+	s.rawMisses, s.muted, s.asm = 0, 0, asmUnknown
 	for i := s.lineStart(0); i < len(src); {
 		for !eventful[src[i]] {
 			if i++; i == len(src) {
 				return
 			}
+		}
+		if c := src[i]; i < s.muted && c != '\n' && c != '"' && c != '\'' && c != '/' {
+			i++
+			continue
 		}
 		switch src[i] {
 		case '\n':
@@ -249,7 +257,7 @@ func (s *scanner) lineEnd(i int) int {
 // no further than from.
 func splicedBefore(src []byte, from, nl int) bool {
 	for nl--; nl >= from; nl-- {
-		if !isBlank(src[nl]) {
+		if !isBlank(src[nl]) || src[nl] == 0 {
 			return src[nl] == '\\'
 		}
 	}
@@ -264,6 +272,9 @@ func (s *scanner) slash(i int) int {
 			return s.lineStart(s.blockComment(i))
 		case '/':
 			if s.dialect&noLineComments != 0 {
+				if i >= s.muted {
+					s.muted = s.lineEnd(i + 2)
+				}
 				return i + 1
 			}
 			end := s.lineEnd(i + 2)
@@ -294,7 +305,9 @@ func (s *scanner) str(i int) int {
 		}
 	}
 	end := s.literalEnd(i, '"')
-	s.stringText(s.src[i+1 : end])
+	if i >= s.muted {
+		s.stringText(s.src[i+1 : end])
+	}
 	return s.afterLiteral(end, '"')
 }
 

@@ -18,12 +18,17 @@ func scanTools(t testing.TB, names ...string) {
 	t.Helper()
 	for _, n := range names {
 		if _, err := exec.LookPath(n); err != nil {
-			if os.Getenv("HPCC_TEST_REQUIRE") != "" {
-				t.Fatalf("%s is missing", n)
-			}
-			t.Skipf("%s is missing", n)
+			scanMissing(t, n)
 		}
 	}
+}
+
+func scanMissing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("HPCC_TEST_REQUIRE") != "" {
+		t.Fatalf("%s is missing", what)
+	}
+	t.Skipf("%s is missing", what)
 }
 
 // scanUnit is one compile of a test, parsed by hand.
@@ -480,6 +485,30 @@ func eachOracleUnit(t *testing.T, run func(t *testing.T, u scanUnit)) {
 	}
 }
 
+// realUnits are sources that some package installed, with the flags that they
+// need.
+var realUnits = []scanUnit{
+	{dir: "/usr/src/googletest/googletest", source: "src/gtest-all.cc", lang: "c++", flags: []string{"-I", "include", "-I", "."}},
+	{dir: "/usr/src/googletest/googlemock", source: "src/gmock-all.cc", lang: "c++", flags: []string{"-isystem", "../googletest/include", "-I", "include", "-I", "."}},
+}
+
+func eachRealUnit(t *testing.T, run func(t *testing.T, u scanUnit)) {
+	for _, u := range realUnits {
+		for _, cc := range []string{"g++-12", "clang++-14"} {
+			u := u
+			u.cc = cc
+			t.Run(filepath.Base(u.source)+"/"+cc, func(t *testing.T) {
+				scanTools(t, cc)
+				if _, err := os.Stat(u.dir); err != nil {
+					scanMissing(t, "Debian's googletest")
+				}
+				u.flags = append(slices.Clone(u.flags), "-fsyntax-only")
+				run(t, u)
+			})
+		}
+	}
+}
+
 func realDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -493,7 +522,7 @@ func realDir(t testing.TB) string {
 // each such path must be covered by an absence.
 func TestLookupsCoverTrace(t *testing.T) {
 	scanTools(t, "strace")
-	eachOracleUnit(t, func(t *testing.T, u scanUnit) {
+	check := func(t *testing.T, u scanUnit) {
 		log := filepath.Join(t.TempDir(), "trace")
 		dep := u.compile(t, "-MD", "strace", "-f", "-s", "4096", "-e", "trace=%file", "-o", log)
 		files := u.files(t, dep)
@@ -526,15 +555,17 @@ func TestLookupsCoverTrace(t *testing.T) {
 			}
 		}
 		t.Logf("%d files, %d failed lookups, %d absences, %d present, %d aliases", len(files), n, len(got.Absent), len(got.Present), len(got.Aliases))
-	})
+	}
+	eachOracleUnit(t, check)
+	eachRealUnit(t, check)
 }
 
 // TestUserDepsEqualMMD compares with the list that -MMD makes.
 func TestUserDepsEqualMMD(t *testing.T) {
 	undecided := 0
-	eachOracleUnit(t, func(t *testing.T, u scanUnit) {
-		checkUserDeps(t, u, &undecided)
-	})
+	check := func(t *testing.T, u scanUnit) { checkUserDeps(t, u, &undecided) }
+	eachOracleUnit(t, check)
+	eachRealUnit(t, check)
 	t.Logf("%d units undecided", undecided)
 }
 

@@ -29,6 +29,7 @@ func scanSummary(s *FileScan) string {
 		name string
 	}{
 		{s.ComputedInclude, "computed"}, {s.ComputedHasInclude, "computed-has"},
+		{s.definesAlias, "alias"}, {s.computesAlias, "alias-use"},
 		{s.Date, "date"}, {s.Time, "time"}, {s.Timestamp, "timestamp"},
 		{s.timePaste, "paste"}, {s.timeWord != 0, "word"},
 		{s.AsmInclude, "asm"}, {s.Module, "module"}, {s.LineMarkers, "line"},
@@ -70,7 +71,7 @@ func TestScan(t *testing.T) {
 		{"#include <a\\\nb.h>\n", "include<ab.h>+ computed"},
 		{"#include <a.h>\r\n#include <b.h>\r\n", "include<a.h> include<b.h>"},
 		{"//x\r#include <a.h>\rint x;", "include<a.h>+"},
-		{"\x00#\x00include <a.h>", "include<a.h>"},
+		{"\x00#\x00include <a.h>", "include<a.h>+"},
 		{"\f#include <a.h>\v\n", "include<a.h>"},
 		{"#define X \\\n#include <a.h>\n", "include<a.h>"},
 
@@ -103,6 +104,13 @@ func TestScan(t *testing.T) {
 		{"#define X __has_include\n", "computed-has"},
 		{"#if __has_include(X)\n", "computed-has"},
 		{"#define HAS(x) __has_include(x)\n", "computed-has"},
+		{"#define P_HAS_INCLUDE __has_include /**/ // x\n#if P_HAS_INCLUDE(<a.h>) && defined(P_HAS_INCLUDE)\n", "has_include<a.h> alias"},
+		{"#define P_HAS_INCLUDE(x) __has_include(x)\n#define _INCLUDE_NEXT( ... ) __has_include_next( __VA_ARGS__ )\n#if _INCLUDE_NEXT(\"a.h\")\n", "has_include_next\"a.h\" alias"},
+		{"#define P_HAS_INCLUDE(x) __has_include(y)\n", "computed-has"},
+		{"#define P_HAS_INCLUDE __has_include_next\n", "computed-has"},
+		{"#define P_HAS_INCLUDE __has_include ||\n", "computed-has"},
+		{"#if G_INCLUDE(X) || X_INCLUDE(Y)\n", "alias-use"},
+		{"// x/*\n#endif // __has_include __DATE__\n", ""},
 		{"#if x__has_include(X) // __has_include(Y)\n", ""},
 		{"#if __has_in\\\nclude(<a.h>)\n", "has_include<a.h>+"},
 

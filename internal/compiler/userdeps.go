@@ -120,8 +120,11 @@ func (u *userDeps) walk() (user []bool, ok bool) {
 				searched[dir] |= from
 			}
 		}
-		if s.ComputedInclude || s.ComputedHasInclude {
+		asks := s.ComputedHasInclude || s.computesAlias
+		if s.ComputedInclude || asks && u.family == Clang {
 			u.followComputed(i, dir, from)
+		}
+		if s.ComputedInclude || asks {
 			searched[dir] |= from
 		}
 	}
@@ -207,7 +210,7 @@ func (u *userDeps) follow(from int, dir string, c inclusion, d Directive) {
 func (u *userDeps) find(in chainDir, name string) (int, bool) {
 	p := joinPath(in.path, name)
 	to, ok := u.index[p]
-	if !ok && in.system {
+	if !ok && in.system && (strings.Contains(p, "/.") || strings.Contains(p, "//")) {
 		to, ok = u.index[path.Clean(p)]
 	}
 	return to, ok
