@@ -219,7 +219,7 @@ func (c *call) oneShot() int {
 			argv = append(argv, "--show-command")
 		}
 		argv = append(argv, "--")
-		err = syscall.Exec(path, append(argv, c.argv(c.args)...), c.environ.withActive(c.compiler))
+		err = syscall.Exec(path, append(argv, c.argv(c.args)...), c.environment())
 	}
 	c.note(noteNoHpccd, "cannot start hpccd ("+err.Error()+"); compiling without a cache; install it beside hpcc or put its directory in PATH")
 	return c.plain()

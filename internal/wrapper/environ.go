@@ -59,13 +59,9 @@ func (e environment) active() []string {
 	return strings.Split(list, ":")
 }
 
-// withActive adds compiler to the list, if it is not the innermost already.
+// withActive adds compiler to the list.
 func (e environment) withActive(compiler string) environment {
-	list := e.active()
-	if len(list) > 0 && list[len(list)-1] == compiler {
-		return e
-	}
-	return e.with([]string{activeVar + "=" + strings.Join(append(list, compiler), ":")}, nil)
+	return e.with([]string{activeVar + "=" + strings.Join(append(e.active(), compiler), ":")}, nil)
 }
 
 // on reports whether a switch like HPCC_DISABLE is set, to other than 0.

@@ -26,6 +26,7 @@ const maxCapture = (ipc.MaxClientFrame - 64<<10) / 2
 type Runner struct {
 	environ  environment
 	compiler string // what Exec executes
+	active   bool   // environ lists compiler in HPCC_ACTIVE already
 
 	// The request's parts are here, and not each by itself, because what an
 	// allocation costs so short a process is the first touch of a page: see
@@ -55,7 +56,18 @@ func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A wrapper that execs hpccd says whose call it is.
+	active := r.environ.active()
+	r.active = len(active) > 0 && active[len(active)-1] == r.compiler
 	return r.request(args, cwd), nil
+}
+
+// environment is what the commands of this call get.
+func (r *Runner) environment() environment {
+	if r.active || r.compiler == "" {
+		return r.environ
+	}
+	return r.environ.withActive(r.compiler)
 }
 
 // request is Request for a compiler that was found.
@@ -92,10 +104,7 @@ func (r *Runner) Run(run *ipcv1.Run) *ipcv1.Ran {
 	if len(run.Args) == 0 {
 		return cannotRun(errors.New("no command given"))
 	}
-	environ := r.environ.with(run.SetEnv, run.UnsetEnv)
-	if r.compiler != "" {
-		environ = environ.withActive(r.compiler)
-	}
+	environ := r.environment().with(run.SetEnv, run.UnsetEnv)
 	limit := int(min(run.CaptureLimit, maxCapture))
 	var io *stdio
 	var err error
@@ -190,7 +199,7 @@ func (r *Runner) Show(argv []string) int {
 // returns only if that is impossible, after saying why, with the exit code.
 func (r *Runner) Exec(args []string) int {
 	argv := r.argv(args)
-	environ := r.environ.withActive(r.compiler)
+	environ := r.environment()
 	err := syscall.Exec(r.compiler, argv, environ)
 	if err == unix.ENOEXEC {
 		err = syscall.Exec("/bin/sh", script(argv), environ)
