@@ -145,6 +145,7 @@ const (
 	reasonAsmInclude    compiler.Reason = "assembler-include"
 	reasonDependency    compiler.Reason = "pragma-dependency"
 	reasonStore         compiler.Reason = "store-failed"
+	reasonVerify        compiler.Reason = "verify-mismatch"
 	reasonRoot          compiler.Reason = "root-prefix"
 )
 
@@ -166,6 +167,7 @@ var engineReasons = map[compiler.Reason]string{
 	reasonAsmInclude:    "the assembler may read files that nothing lists",
 	reasonDependency:    "#pragma GCC dependency compares file times",
 	reasonStore:         "the result could not be written to the cache",
+	reasonVerify:        "a hit was compiled to verify it, and differed",
 	reasonRoot:          "an input's path begins with the root's name without being below it",
 }
 

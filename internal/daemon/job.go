@@ -32,6 +32,8 @@ type job struct {
 	// preprocessed is the digest of the preprocessed text where the unit's
 	// results can only be told apart by it.
 	preprocessed digest.Digest
+	// verifying is set where a hit is compiled anyway.
+	verifying *verification
 	// deferred is set once a background store has taken over finish.
 	deferred bool
 }
@@ -78,6 +80,12 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 			return nil, err
 		}
 		found, _, why := j.e.find(id, j.prep.place, j.prep.stdio)
+		if found != nil && j.verifies() {
+			if r, err := j.e.result(id.key, found.action); err == nil {
+				j.verifying = &verification{id.key, found, r}
+				return j.compile(ctx, id)
+			}
+		}
 		if found != nil {
 			msg, err := j.deliver(id.key, found)
 			if err == nil {

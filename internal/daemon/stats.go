@@ -133,7 +133,7 @@ func (r *recorder) record(j *job) {
 			d.Uncacheable = map[string]int64{}
 		}
 		d.Uncacheable[string(o.reason)]++
-		if o.reason == reasonError || o.reason == reasonStore {
+		if o.reason == reasonError || o.reason == reasonStore || o.reason == reasonVerify {
 			d.Errors++
 		}
 	}
