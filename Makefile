@@ -75,6 +75,7 @@ bench: setup build
 
 .PHONY: lint
 lint:
+	cd proto && go run $(BUF) lint
 	for m in $(MODULES); do (cd $$m && go run $(GOLANGCI_LINT) run ./...); done
 
 .PHONY: generate

@@ -81,7 +81,9 @@ func checkCounters(t *testing.T, got stats, calls []call, warm bool) {
 	if warm && got.hits() != n {
 		t.Errorf("%d hits of %d cacheable calls in a warm build", got.hits(), n)
 	}
-	if refused := len(calls) - n; got.refused() != refused {
+	// With CC=…, some tools still ask the compiler of the usual name what it
+	// is, which hpcc does not see: the record may have more.
+	if refused := len(calls) - n; got.refused() > refused {
 		t.Errorf("%d calls were passed on as not cacheable (%v); the record has %d", got.refused(), got.Uncacheable, refused)
 	}
 	if got.Errors != 0 {

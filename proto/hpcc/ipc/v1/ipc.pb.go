@@ -266,8 +266,8 @@ type Compile struct {
 	Place  *Place    `protobuf:"bytes,6,opt,name=place,proto3" json:"place,omitempty"`
 	Stdout *Terminal `protobuf:"bytes,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr *Terminal `protobuf:"bytes,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	// Compile nothing: answer Done with the command that would run, in one line
-	// of shell, as stdout. Pass stands for the user's own command.
+	// Compile nothing: answer Run with the command that would run, for the
+	// wrapper to print, or Pass for the user's own.
 	ShowCommand bool `protobuf:"varint,9,opt,name=show_command,json=showCommand,proto3" json:"showCommand,omitempty"`
 }
 
