@@ -117,11 +117,13 @@ func (r *Runner) Run(run *ipcv1.Run) *ipcv1.Ran {
 		return cannotRun(err)
 	}
 	defer io.close()
+	forward, stop := holdSignals()
+	defer stop()
 	pid, err := start(run.Args, environ, io.child[:])
 	if err != nil {
 		return cannotRun(err)
 	}
-	defer forwardSignals(pid)()
+	forward(pid)
 	status, err := io.pass(pid)
 	if err != nil {
 		return cannotRun(err)
@@ -153,24 +155,27 @@ func start(args []string, environ environment, files []uintptr) (pid int, err er
 // script is how execvp runs a text file without a #! line.
 func script(args []string) []string { return append([]string{"/bin/sh"}, args...) }
 
-// forwardSignals passes the signals that ask this process to end on to pid
-// until stop is called. Those that were ignored stay ignored. Signals of the
+// holdSignals keeps the signals that ask this process to end from doing so
+// until stop is called; forward passes them on to the process pid, also those
+// that came before. Those that were ignored stay ignored. Signals of the
 // terminal reach the command by themselves as well; a second one changes
 // nothing. A signal in the moment after the command ended goes nowhere, as
 // process numbers are not used again so soon.
-func forwardSignals(pid int) (stop func()) {
+func holdSignals() (forward func(pid int), stop func()) {
 	received := make(chan os.Signal, 8)
 	for _, sig := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
 		if !signal.Ignored(sig) {
 			signal.Notify(received, sig)
 		}
 	}
-	go func() {
-		for sig := range received {
-			unix.Kill(pid, sig.(syscall.Signal))
-		}
-	}()
-	return func() {
+	forward = func(pid int) {
+		go func() {
+			for sig := range received {
+				unix.Kill(pid, sig.(syscall.Signal))
+			}
+		}()
+	}
+	return forward, func() {
 		signal.Stop(received)
 		close(received)
 	}

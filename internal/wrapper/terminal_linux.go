@@ -1,6 +1,7 @@
 package wrapper
 
 import (
+	"runtime"
 	"strconv"
 	"unsafe"
 
@@ -62,5 +63,8 @@ func dieBySignal(sig unix.Signal) {
 	var action [16]uint64
 	const sigsetSize = 8
 	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, sigsetSize, 0, 0)
-	unix.Kill(unix.Getpid(), sig)
+	// To this thread, which does not get past it; a signal to the process may go
+	// to another, and this one would exit first.
+	runtime.LockOSThread()
+	unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)
 }

@@ -1,0 +1,101 @@
+package wrapper
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// newTerminal returns both ends of a terminal of the given width.
+func newTerminal(t *testing.T, columns uint16) (ours, theirs *os.File) {
+	t.Helper()
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal("this test needs pseudo-terminals: ", err)
+	}
+	fd, err := openPeer(int(ours.Fd()))
+	if err != nil {
+		t.Fatal("this test needs /dev/pts: ", err)
+	}
+	theirs = os.NewFile(uintptr(fd), "terminal")
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+	return ours, theirs
+}
+
+// readAll returns what comes until the terminal is quiet.
+func readAll(ours *os.File, enough string) string {
+	lines := make(chan string)
+	go func() {
+		var got strings.Builder
+		buf := make([]byte, 1024)
+		for !strings.Contains(got.String(), enough) {
+			n, err := ours.Read(buf)
+			if err != nil {
+				break
+			}
+			got.Write(buf[:n])
+		}
+		lines <- got.String()
+	}()
+	select {
+	case s := <-lines:
+		return s
+	case <-time.After(10 * time.Second):
+		return "nothing came"
+	}
+}
+
+const describeStdio = `test -t 1 && echo out; test -t 2 && echo err >&2; stty size <&2; echo end >&2`
+
+func TestTerminal(t *testing.T) {
+	w := newWorld(t)
+	w.script("gcc", describeStdio)
+	ran := make(chan *ipcv1.Ran, 1)
+	d := w.daemon(compileWith(nil, ran))
+	ours, theirs := newTerminal(t, 123)
+	cmd := w.command("gcc")
+	cmd.Stdout, cmd.Stderr = theirs, theirs
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	// The bytes reported are the compiler's; line ends are the real terminal's.
+	const written = "out\nerr\n24 123\nend\n"
+	if got := <-ran; string(got.Stderr) != written || !got.Merged || got.Truncated {
+		t.Errorf("reported %+v", got)
+	}
+	if shown := readAll(ours, "end"); !strings.HasPrefix(shown, strings.ReplaceAll("out\nerr\n24 123\nend", "\n", "\r\n")) {
+		t.Errorf("shown %q", shown)
+	}
+	c := d.requests()[0].Compile
+	if !c.Stdout.IsTerminal || !c.Stderr.IsTerminal || c.Stderr.Columns != 123 {
+		t.Errorf("told %+v and %+v", c.Stdout, c.Stderr)
+	}
+}
+
+func TestTerminalForStderrOnly(t *testing.T) {
+	w := newWorld(t)
+	w.script("gcc", describeStdio)
+	ran := make(chan *ipcv1.Ran, 1)
+	w.daemon(compileWith(nil, ran))
+	ours, theirs := newTerminal(t, 77)
+	var stdout strings.Builder
+	cmd := w.command("gcc")
+	cmd.Stdout, cmd.Stderr = &stdout, theirs
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-ran; string(got.Stderr) != "err\nend\n" || string(got.Stdout) != "24 77\n" || got.Merged {
+		t.Errorf("reported %+v", got)
+	}
+	if shown := readAll(ours, "end"); !strings.HasPrefix(shown, "err\r\nend") || stdout.String() != "24 77\n" {
+		t.Errorf("shown %q and %q", shown, stdout.String())
+	}
+}
