@@ -112,13 +112,9 @@ func (j *job) uncached(err error) {
 func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, hasDeps bool) error {
 	inv, p := j.prep.inv, j.prep.place
 	if hasDeps {
-		raw, _, err := readOutput(depFile)
+		raw, deps, err := readDepFile(depFile)
 		if err != nil {
-			return refuse(reasonDepFile, "%s", err)
-		}
-		_, deps, err := compiler.ParseDepFile(raw)
-		if err != nil {
-			return refuse(reasonDepFile, "%s", err)
+			return err
 		}
 		c.deps = deps
 		// A list that is not written back as it was read was not understood.
@@ -168,7 +164,7 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 			if err == nil {
 				if user, ok := compiler.UserDeps(inv.Family, sp, inv, files); ok {
 					c.user = user
-					return writeOutput(out, renderUserDeps(inv, c), j.perm(), inPlace, nil)
+					return writeOutput(out, renderDeps(inv, c.userDeps()), j.perm(), inPlace, nil)
 				}
 			}
 		}
@@ -200,17 +196,18 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 	if listed != len(mine) {
 		return refuse(reasonDepFile, "the two dependency lists differ")
 	}
-	return writeOutput(out, renderUserDeps(inv, c), j.perm(), inPlace, nil)
+	return writeOutput(out, renderDeps(inv, c.userDeps()), j.perm(), inPlace, nil)
 }
 
-func renderUserDeps(inv *compiler.Invocation, c *compiled) []byte {
+// userDeps are those of the dependencies that -MMD lists.
+func (c *compiled) userDeps() []string {
 	var names []string
 	for i, d := range c.deps {
 		if c.user[i] {
 			names = append(names, d)
 		}
 	}
-	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Source, inv.Deps.Phony)
+	return names
 }
 
 // scanAll scans every file that the compile read.

@@ -39,7 +39,6 @@ func stampOf(st *unix.Stat_t) stamp {
 	}
 }
 
-func (s stamp) isDir() bool     { return s.mode&unix.S_IFMT == unix.S_IFDIR }
 func (s stamp) isRegular() bool { return s.mode&unix.S_IFMT == unix.S_IFREG }
 
 // coarseNow reads the clock that file systems stamp with (CLOCK_REALTIME_COARSE,

@@ -79,7 +79,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, _, why := j.e.find(id, j.prep.place, j.prep.stdio)
+		found, why := j.e.find(id, j.prep.place, j.prep.stdio)
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
 				j.verifying = &verification{id.key, found, r}
@@ -217,7 +217,13 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 		}
 	}
 	if inv.Deps.Requested {
-		text := renderDeps(inv, p.paths, r.Dependencies)
+		var names []string
+		for _, d := range r.Dependencies {
+			if inv.Deps.SystemHeaders || !d.System {
+				names = append(names, p.paths.Local(d.Path))
+			}
+		}
+		text := renderDeps(inv, names)
 		if err := writeOutput(p.absolute(inv.Deps.File), text, j.perm(), inPlace, nil); err != nil {
 			return nil, err
 		}
@@ -244,25 +250,18 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 }
 
 // renderDeps writes the dependency file that the command asks for.
-func renderDeps(inv *compiler.Invocation, paths *compiler.PathMap, deps []action.Dependency) []byte {
-	var names []string
-	for _, d := range deps {
-		if inv.Deps.SystemHeaders || !d.System {
-			names = append(names, paths.Local(d.Path))
-		}
-	}
+func renderDeps(inv *compiler.Invocation, names []string) []byte {
 	return compiler.RenderDepFile(inv.Family, inv.Deps.Targets, names, inv.Source, inv.Deps.Phony)
 }
 
-// readDepFile reads and parses a dependency file.
-func readDepFile(name string) (targets, deps []string, err error) {
-	data, _, err := readOutput(name)
+// readDepFile reads a dependency file, and parses what it lists.
+func readDepFile(name string) (raw []byte, deps []string, err error) {
+	raw, _, err = readOutput(name)
 	if err != nil {
 		return nil, nil, refuse(reasonDepFile, "%s", err)
 	}
-	targets, deps, err = compiler.ParseDepFile(data)
-	if err != nil {
+	if _, deps, err = compiler.ParseDepFile(raw); err != nil {
 		return nil, nil, refuse(reasonDepFile, "%s", err)
 	}
-	return targets, deps, nil
+	return raw, deps, nil
 }

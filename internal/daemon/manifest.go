@@ -99,7 +99,9 @@ func (c *candidate) check(files *fileTable, seen map[*file]digest.Digest) (ok bo
 			if sum, _, err = files.digest(in.file); err != nil {
 				return false, in.file.path
 			}
-			seen[in.file] = sum
+			if seen != nil {
+				seen[in.file] = sum
+			}
 		}
 		if sum != in.want {
 			return false, in.file.path
@@ -145,9 +147,13 @@ func (e *Engine) reload(id manifestID, p place) *manifest {
 
 // find returns the candidate of a manifest that holds now. If none does, it
 // looks whether another process has added one since.
-func (e *Engine) find(id manifestID, p place, stdio string) (found *candidate, m *manifest, why string) {
-	m = e.load(id, p)
-	seen := map[*file]digest.Digest{}
+func (e *Engine) find(id manifestID, p place, stdio string) (found *candidate, why string) {
+	m := e.load(id, p)
+	// Candidates share most of their inputs; a single one needs no memory.
+	var seen map[*file]digest.Digest
+	if len(m.candidates) > 1 {
+		seen = make(map[*file]digest.Digest, len(m.candidates[0].inputs))
+	}
 	for again := false; ; again = true {
 		for _, c := range m.candidates {
 			if c.stdio != "" && c.stdio != stdio {
@@ -155,17 +161,17 @@ func (e *Engine) find(id manifestID, p place, stdio string) (found *candidate, m
 			}
 			ok, differs := c.check(e.files, seen)
 			if ok {
-				return c, m, ""
+				return c, ""
 			}
 			if why == "" {
 				why = differs
 			}
 		}
 		if again {
-			return nil, m, why
+			return nil, why
 		}
 		if stamp, err := e.cache.ManifestStamp(id.key); err != nil || stamp == m.stamp {
-			return nil, m, why
+			return nil, why
 		}
 		m = e.reload(id, p)
 	}

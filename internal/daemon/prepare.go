@@ -159,13 +159,13 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 	}
 	if paths != nil {
 		p.extra = reproducibleOptions(p, logicalCwd(req), e.opt.DateTime)
-		if e.opt.DateTime == "pin" && inv.Family == compiler.GCC && sourceDateEpoch(req.GetEnv()) == "" {
+		if e.opt.DateTime == "pin" && inv.Family == compiler.GCC && getenv(req.GetEnv(), "SOURCE_DATE_EPOCH") == "" {
 			p.setEnv = []string{pinnedTime}
 			p.env = append(p.env, pinnedTime)
 		}
 	}
-	// The wrapper starts the compiler by its path.
 	slices.Sort(p.env)
+	// The wrapper starts the compiler by its path.
 	argv0 := filepath.Base(req.GetCompiler())
 	p.key = digest.NewKey("manifest").
 		Field("toolchain", string(tool.Identity[:])).
@@ -185,10 +185,10 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 // moment that every archive format can hold.
 const pinnedTime = "SOURCE_DATE_EPOCH=315532800"
 
-// sourceDateEpoch is the build's own pinned time, or "".
-func sourceDateEpoch(env []string) string {
+// getenv is a variable's value in a list of NAME=value, or "".
+func getenv(env []string, name string) string {
 	for _, kv := range env {
-		if v, ok := strings.CutPrefix(kv, "SOURCE_DATE_EPOCH="); ok {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
 			return v
 		}
 	}
@@ -207,13 +207,11 @@ func mode(paths *compiler.PathMap) string {
 // information: $PWD where it names the working directory, else the kernel's
 // name for it.
 func logicalCwd(req *ipcv1.Compile) string {
-	for _, kv := range req.GetEnv() {
-		if pwd, ok := strings.CutPrefix(kv, "PWD="); ok && filepath.IsAbs(pwd) {
-			a, errA := os.Stat(pwd)
-			b, errB := os.Stat(req.GetCwd())
-			if errA == nil && errB == nil && os.SameFile(a, b) {
-				return pwd
-			}
+	if pwd := getenv(req.GetEnv(), "PWD"); filepath.IsAbs(pwd) {
+		a, errA := os.Stat(pwd)
+		b, errB := os.Stat(req.GetCwd())
+		if errA == nil && errB == nil && os.SameFile(a, b) {
+			return pwd
 		}
 	}
 	return req.GetCwd()
@@ -235,10 +233,8 @@ func (e *Engine) pathMap(req *ipcv1.Compile) *compiler.PathMap {
 		return nil
 	}
 	dirs := e.opt.Roots
-	for _, kv := range req.GetEnv() {
-		if v, ok := strings.CutPrefix(kv, "HPCC_ROOT="); ok && v != "" {
-			dirs = filepath.SplitList(v)
-		}
+	if v := getenv(req.GetEnv(), "HPCC_ROOT"); v != "" {
+		dirs = filepath.SplitList(v)
 	}
 	if len(dirs) == 0 {
 		if d := projectRoot(logicalCwd(req)); d != "" {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -81,9 +80,8 @@ const flushAfter = time.Second
 // recorder counts compiles and writes the statistics log. Safe for
 // concurrent use.
 type recorder struct {
-	cache *cache.Disk
-	path  string
-	log   *slog.Logger
+	path string
+	log  *slog.Logger
 
 	mu    sync.Mutex
 	delta Stats
@@ -94,7 +92,7 @@ type recorder struct {
 }
 
 func newRecorder(c *cache.Disk, logPath string, log *slog.Logger) *recorder {
-	return &recorder{cache: c, path: statsPath(c), log: log, logPath: logPath}
+	return &recorder{path: statsPath(c), log: log, logPath: logPath}
 }
 
 func statsPath(c *cache.Disk) string { return filepath.Join(c.Dir(), "stats.json") }
@@ -151,10 +149,8 @@ func (r *recorder) record(j *job) {
 
 func (r *recorder) writeLog(j *job) {
 	path := r.logPath
-	for _, kv := range j.req.GetEnv() {
-		if v, ok := strings.CutPrefix(kv, "HPCC_STATS_LOG="); ok && v != "" {
-			path = v
-		}
+	if v := getenv(j.req.GetEnv(), "HPCC_STATS_LOG"); v != "" {
+		path = v
 	}
 	if path == "" {
 		return

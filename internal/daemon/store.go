@@ -61,15 +61,16 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 			}
 		}
 	}
+	var key digest.Key
 	if err == nil {
-		err = j.write(id, a, c)
+		key, err = j.write(id, a, c)
 	}
 	if err != nil {
 		j.uncached(err)
 		return
 	}
 	j.outcome.kind = miss
-	j.outcome.action = a.Key()
+	j.outcome.action = key
 }
 
 // needsText says why a unit's results can only be told apart by its
@@ -210,7 +211,7 @@ func (j *job) checkDate(ctx context.Context) error {
 	}
 	// gcc takes the macros' time from it (GCC manual, "Environment Variables
 	// Affecting GCC"), and it is part of the key.
-	if sourceDateEpoch(append(j.req.GetEnv(), j.prep.setEnv...)) != "" {
+	if len(j.prep.setEnv) > 0 || getenv(j.req.GetEnv(), "SOURCE_DATE_EPOCH") != "" {
 		return nil
 	}
 	var texts [2]digest.Digest
@@ -242,8 +243,8 @@ func (j *job) mark(why string) error {
 }
 
 // write stores blobs, entry and manifest, in this order: whoever finds one
-// finds what it names.
-func (j *job) write(id manifestID, a *action.Action, c *compiled) error {
+// finds what it names. It returns the action's key.
+func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, error) {
 	e, p := j.e, j.prep
 	entry := &action.Entry{Action: *a, Result: action.Result{
 		Stdout: p.place.paths.NeutralText(c.stdout), Stderr: p.place.paths.NeutralText(c.stderr),
@@ -253,7 +254,7 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) error {
 	if p.place.paths != nil {
 		// Rendering must give back what was printed, or it is not stored.
 		if !bytes.Equal(p.place.paths.LocalText(res.Stderr), c.stderr) || !bytes.Equal(p.place.paths.LocalText(res.Stdout), c.stdout) {
-			return refuse(reasonStdio, "the messages cannot be made independent of their place")
+			return digest.Key{}, refuse(reasonStdio, "the messages cannot be made independent of their place")
 		}
 	}
 	if len(c.stdout)+len(c.stderr) > 0 {
@@ -271,13 +272,13 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) error {
 		}
 		d, err := e.cache.PutBlob(out.data)
 		if err != nil {
-			return err
+			return digest.Key{}, err
 		}
 		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d, Executable: out.executable})
 	}
 	key := a.Key()
 	if err := e.cache.PutEntry(key, entry); err != nil {
-		return err
+		return digest.Key{}, err
 	}
 	stored := action.Candidate{
 		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, StdioContext: res.StdioContext,
@@ -287,9 +288,10 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return digest.Key{}, err
 	}
-	e.reload(id, p.place)
+	// The next look-up reads it, if there is one in this process.
+	e.manifests.remove(id)
 	e.keepResult(key, res, c.outputs)
-	return nil
+	return key, nil
 }
