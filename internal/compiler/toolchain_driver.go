@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	environment "hpcc.dev/hpcc/internal/compiler/env"
 )
 
 const (
@@ -55,19 +57,7 @@ func childName(path, argv0 string) string {
 // so what they answer is a function of the memo's key.
 func decidesPrograms(e string) bool {
 	name, _, ok := strings.Cut(e, "=")
-	if !ok {
-		return false
-	}
-	switch name {
-	case "PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "GCC_ROOT", "G++_ROOT", "BINUTILS_ROOT",
-		"LIBRARY_PATH", "LPATH", "GLIBC_TUNABLES",
-		"LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES",
-		// clang looks for configuration files below HOME and, on macOS, for
-		// headers in SDKROOT.
-		"HOME", "SDKROOT":
-		return true
-	}
-	return false
+	return ok && environment.Roles(name)&environment.Identity != 0
 }
 
 // key names the driver among all; equal keys mean equal answers as long as the

@@ -44,7 +44,9 @@ func Roles(name string) Role {
 	// SDKROOT and the deployment targets count on macOS only, where they choose
 	// headers and target; LLVM_OVERRIDE_PRODUCER is in clang's debug
 	// information.
-	case "SDKROOT", "MACOSX_DEPLOYMENT_TARGET", "IPHONEOS_DEPLOYMENT_TARGET", "LLVM_OVERRIDE_PRODUCER":
+	case "SDKROOT":
+		return Key | Identity
+	case "MACOSX_DEPLOYMENT_TARGET", "IPHONEOS_DEPLOYMENT_TARGET", "LLVM_OVERRIDE_PRODUCER":
 		return Key
 	case "ROCM_PATH", "CUDA_PATH":
 		return Key
@@ -55,7 +57,10 @@ func Roles(name string) Role {
 	// LPATH are for the link, but gcc also looks for files of its own there.
 	case "PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "GCC_ROOT", "G++_ROOT", "BINUTILS_ROOT", "LIBRARY_PATH", "LPATH":
 		return Identity
-	case "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES":
+	case "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES":
+		return Identity
+	// clang looks for configuration files below it.
+	case "HOME":
 		return Identity
 
 	case "LANG", "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LC_CTYPE", "LOCPATH", "NLSPATH":
@@ -91,9 +96,9 @@ func Roles(name string) Role {
 	case "COLLECT_GCC", "COLLECT_GCC_OPTIONS", "COLLECT_AS_OPTIONS", "COLLECT_LTO_WRAPPER":
 		return Ignore
 	// The job server of a parallel link; Debian's driver tries a failed
-	// compile again by DEB_BUILD_OPTIONS; HOME is for module caches and
-	// histories; bar is looked up by clang so that its linker keeps a symbol.
-	case "MAKEFLAGS", "MFLAGS", "DEB_BUILD_OPTIONS", "HOME", "bar":
+	// compile again by DEB_BUILD_OPTIONS; bar is looked up by clang so that its
+	// linker keeps a symbol.
+	case "MAKEFLAGS", "MFLAGS", "DEB_BUILD_OPTIONS", "bar":
 		return Ignore
 	}
 	return 0
