@@ -43,7 +43,10 @@ func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
 
 // prepare parses the request, or recalls having done so.
 func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, error) {
-	memo, repeatable := requestKey(req)
+	// Both follow symbolic links and directories that may change between two
+	// equal requests.
+	cwd, paths := logicalCwd(req), e.pathMap(req)
+	memo, repeatable := requestKey(req, cwd, place{req.GetCwd(), paths})
 	known, ok := e.prepared.get(memo)
 	var inv *compiler.Invocation
 	if ok && repeatable {
@@ -75,7 +78,7 @@ func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, er
 	if known != nil && known.tool.Identity == tool.Identity {
 		return known, nil
 	}
-	p, err := e.complete(ctx, req, inv, tool)
+	p, err := e.complete(ctx, req, inv, tool, cwd, paths)
 	if err != nil {
 		return nil, err
 	}
@@ -97,12 +100,13 @@ func (e *Engine) command(req *ipcv1.Compile) compiler.Command {
 
 // requestKey joins all of a request that prepare reads. It is not repeatable
 // where prepare reads files besides (response files).
-func requestKey(req *ipcv1.Compile) (key string, repeatable bool) {
+func requestKey(req *ipcv1.Compile, cwd string, p place) (key string, repeatable bool) {
 	var b strings.Builder
 	b.Grow(4096)
 	field := func(s string) { b.WriteString(s); b.WriteByte(0) }
 	field(req.GetCompiler())
-	field(req.GetCwd())
+	field(cwd)
+	field(p.id())
 	for _, a := range req.GetArgs() {
 		if strings.HasPrefix(a, "@") {
 			return "", false
@@ -126,10 +130,10 @@ func terminalText(t *ipcv1.Terminal) string {
 	return "terminal " + strconv.Itoa(int(t.GetColumns()))
 }
 
-// complete makes keys of what was parsed.
-func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler.Invocation, tool *compiler.Toolchain) (*prepared, error) {
-	p := &prepared{inv: inv, tool: tool, place: place{cwd: req.GetCwd(), paths: e.pathMap(req)}}
-	paths := p.place.paths
+// complete makes keys of what was parsed. cwd is the logical working
+// directory.
+func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler.Invocation, tool *compiler.Toolchain, cwd string, paths *compiler.PathMap) (*prepared, error) {
+	p := &prepared{inv: inv, tool: tool, place: place{cwd: req.GetCwd(), paths: paths}}
 	p.command = inv.KeyArgs(paths)
 	if inv.Deps.Requested && !inv.Deps.SystemHeaders {
 		// Results for -MMD carry which dependencies are the user's own.
@@ -155,10 +159,10 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 	}
 	slices.Sort(stdio)
 	if inv.HoldsCwd {
-		p.cwd = paths.Neutral(logicalCwd(req))
+		p.cwd = paths.Neutral(cwd)
 	}
 	if paths != nil {
-		p.extra = reproducibleOptions(p, logicalCwd(req), e.opt.DateTime)
+		p.extra = reproducibleOptions(p, cwd, e.opt.DateTime)
 		if e.opt.DateTime == "pin" && inv.Family == compiler.GCC && getenv(req.GetEnv(), "SOURCE_DATE_EPOCH") == "" {
 			p.setEnv = []string{pinnedTime}
 			p.env = append(p.env, pinnedTime)
