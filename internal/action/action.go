@@ -17,6 +17,7 @@ package action
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"hpcc.dev/hpcc/internal/digest"
@@ -34,7 +35,9 @@ type Input struct {
 type Action struct {
 	// Toolchain is the compiler's identity.
 	Toolchain digest.Key
-	// Command is the normalised command line; its order matters.
+	// Command is the normalised command line; its order matters. What decides
+	// the result besides, such as the meaning of -march=native, is in it as
+	// Marks.
 	Command []string
 	// Env holds NAME=value of the variables that the compiler reads.
 	Env []string
@@ -50,6 +53,19 @@ type Action struct {
 	// Preprocessed names the preprocessed text, where the key was made from
 	// it; else zero.
 	Preprocessed digest.Digest
+}
+
+// Mark makes a word for Command that no argument can be, since those hold no
+// NUL, and no neutral path, since there a digit follows. name is of letters.
+func Mark(name, value string) string { return "\x00" + name + "=" + value }
+
+// ParseMark reads what Mark made.
+func ParseMark(word string) (name, value string, ok bool) {
+	rest, ok := strings.CutPrefix(word, "\x00")
+	if !ok || rest == "" || rest[0] >= '0' && rest[0] <= '9' {
+		return "", "", false
+	}
+	return strings.Cut(rest, "=")
 }
 
 // Key names the action: the SHA-256 of its canonical encoding, in which Env,

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/internal/compiler/env"
 	"hpcc.dev/hpcc/internal/digest"
@@ -144,7 +145,7 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 		if err != nil {
 			return nil, refuse(reasonUnknown, "what native means: %s", err)
 		}
-		p.command = append(p.command, "native: "+native)
+		p.command = append(p.command, action.Mark("native", native))
 	}
 	var stdio []string
 	for _, kv := range req.GetEnv() {
@@ -162,6 +163,9 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 		p.cwd = paths.Neutral(cwd)
 	}
 	if paths != nil {
+		// What reproducible builds leave is not what the plain compiler does,
+		// also where all else of the two actions is the same.
+		p.command = append(p.command, action.Mark("mode", "reproducible"))
 		p.extra = reproducibleOptions(p, cwd, e.opt.DateTime)
 		if e.opt.DateTime == "pin" && inv.Family == compiler.GCC && getenv(req.GetEnv(), "SOURCE_DATE_EPOCH") == "" {
 			p.setEnv = []string{pinnedTime}
@@ -177,7 +181,6 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 		Field("command", p.command...).
 		Field("env", p.env...).
 		Field("cwd", p.cwd).
-		Field("mode", mode(paths)).
 		Sum()
 	key := digest.NewKey("stdio").Field("env", stdio...).
 		Field("stdout", terminalText(req.GetStdout())).Field("stderr", terminalText(req.GetStderr())).Sum()
@@ -197,14 +200,6 @@ func getenv(env []string, name string) string {
 		}
 	}
 	return ""
-}
-
-// mode tells reproducible results from the plain compiler's.
-func mode(paths *compiler.PathMap) string {
-	if paths != nil {
-		return "reproducible"
-	}
-	return "plain"
 }
 
 // logicalCwd is the directory that gcc and clang write into debug
