@@ -387,8 +387,8 @@ func FuzzParse(f *testing.F) {
 		// A key is taken of the command that was parsed: as a command it means
 		// the same.
 		again, err := parseCall(append(strings.Split(text, "\n")[:1], inv.RunArgs(RunOptions{})...), "/w/p")
-		if err == nil && !slices.Equal(again.KeyArgs(m), inv.KeyArgs(m)) {
-			t.Fatalf("parsed again, another key: %q", text)
+		if err != nil || !slices.Equal(again.KeyArgs(m), inv.KeyArgs(m)) {
+			t.Fatalf("parsed again, another key: %q (%v)", text, err)
 		}
 		inv.PreprocessArgs("x")
 	})

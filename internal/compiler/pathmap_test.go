@@ -2,6 +2,9 @@ package compiler
 
 import (
 	"bytes"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -54,11 +57,24 @@ func TestPathMapPath(t *testing.T) {
 }
 
 func FuzzPathMapText(f *testing.F) {
-	f.Add([]byte("/w/p/a.c: /w/p2 \x00 \x000 ‘/w/p’"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		for _, m := range []*PathMap{nil, {Roots: []Root{{Dir: "/w/p"}, {Dir: "/w/p/b"}, {Dir: "/w"}}}} {
+	f.Add([]byte("/w/p/a.c: /w/p2 \x00 \x000 ‘/w/p’"), "/w/p", "/w/p2")
+	f.Add([]byte("In file included from /home/u/src/a.c:3:\n/home/u/src/build/b.h:1:2: error: x\n"), "/home/u/src", "/home/u/src/build")
+	f.Fuzz(func(t *testing.T, text []byte, one, two string) {
+		for _, m := range []*PathMap{
+			nil,
+			{Roots: []Root{{Dir: "/w/p"}, {Dir: "/w/p/b"}, {Dir: "/w"}}},
+			{Roots: []Root{{Dir: one}, {Dir: two}}},
+		} {
+			if m != nil && slices.ContainsFunc(m.Roots, func(r Root) bool {
+				return !filepath.IsAbs(r.Dir) || filepath.Clean(r.Dir) != r.Dir || r.Dir == "/" || strings.Contains(r.Dir, "\x00")
+			}) {
+				continue // no roots: see Root
+			}
 			if got := m.LocalText(m.NeutralText(text)); !bytes.Equal(got, text) {
 				t.Fatalf("%q came back as %q", text, got)
+			}
+			if path := string(text); !strings.Contains(path, "\x00") && m.Local(m.Neutral(path)) != path {
+				t.Fatalf("%q came back as %q", path, m.Local(m.Neutral(path)))
 			}
 		}
 	})

@@ -176,6 +176,8 @@ func TestResponseFilesAgainstCompilers(t *testing.T) {
 
 func FuzzSplitResponse(f *testing.F) {
 	f.Add(`a "b c" 'd' e\ f`)
+	f.Add("-DX='a b' \"a.c\"\r\n\t@sub/r2.rsp \\\\ 'it\\'s'\n")
+	f.Add(`"open end`)
 	f.Fuzz(func(t *testing.T, text string) {
 		words, ok := splitResponse(text)
 		if !ok {
@@ -189,6 +191,9 @@ func FuzzSplitResponse(f *testing.F) {
 		}
 		if total > len(text) {
 			t.Fatalf("%q grew", text)
+		}
+		if gcc, clang := libiberty(text), llvm(text); !slices.Equal(words, gcc) || !slices.Equal(words, clang) {
+			t.Fatalf("%q: %q, gcc reads %q, clang %q", text, words, gcc, clang)
 		}
 		again, ok := splitResponse(strings.Join(quoted, " "))
 		if !ok || !slices.Equal(again, words) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -183,6 +184,9 @@ func TestScanManyDirectives(t *testing.T) {
 }
 
 func FuzzScan(f *testing.F) {
+	for _, piece := range includePieces {
+		f.Add([]byte(strings.ReplaceAll(piece, "%d", "1")))
+	}
 	f.Add([]byte("#include <a.h>\n/* \"*/ R\"x(\n)x\" ??/\n __has_include(\"x\") _Pragma(\"once\") a##__ \\ \n'\"'\r"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		s := Scan(src)
@@ -195,6 +199,23 @@ func FuzzScan(f *testing.F) {
 		more := Scan(append([]byte("#include <first.h>\n"), src...))
 		if !slices.ContainsFunc(more.Directives, func(d Directive) bool { return d.Name == "first.h" }) {
 			t.Error("the first directive is missing")
+		}
+		// The same text twice means the same, in all but the number of times.
+		if again := Scan(src); !reflect.DeepEqual(s, again) {
+			t.Errorf("scanned again: %+v, before %+v", again, s)
+		}
+		// A name that is split over lines beside a blank counts as computed, for
+		// which the preprocessor is asked.
+		plain, _ := plainIncludes(src)
+		for _, want := range plain {
+			if s.ComputedInclude {
+				break
+			}
+			if !slices.ContainsFunc(s.Directives, func(d Directive) bool {
+				return d.Kind == want.Kind && d.Angle == want.Angle && d.Name == want.Name
+			}) {
+				t.Errorf("%v %q is missing", want.Kind, want.Name)
+			}
 		}
 	})
 }

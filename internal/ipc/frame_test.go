@@ -110,17 +110,34 @@ func FuzzReceive(f *testing.F) {
 					return count
 				}
 				count++
-				// What was accepted can be sent again and is the same size.
+				// What was accepted can be sent, and is received as the same.
 				var again bytes.Buffer
 				if err := NewClientConn(stream{&again}).Send(&m); err != nil || again.Len() != frameHeader+m.SizeVT() {
 					t.Fatalf("cannot send what was received: %v", err)
+				}
+				sent := bytes.Clone(again.Bytes()[frameHeader:])
+				var same ipcv1.ClientMessage
+				if err := NewServerConn(stream{&again}).Receive(&same); err != nil {
+					t.Fatalf("cannot receive what was sent: %v", err)
+				}
+				if b, err := same.MarshalVT(); err != nil || !bytes.Equal(b, sent) {
+					t.Fatalf("%q was received as %q, %v", sent, b, err)
 				}
 			}
 		}
 		if whole, pieces := receive(bytes.NewReader(wire)), receive(iotest.OneByteReader(bytes.NewReader(wire))); whole != pieces {
 			t.Fatalf("%d messages in one piece, %d byte by byte", whole, pieces)
 		}
-		var m ipcv1.ServerMessage
-		m.UnmarshalVT(wire) // must not panic
+		var m, same ipcv1.ServerMessage
+		if m.UnmarshalVT(wire) != nil {
+			return
+		}
+		sent, err := m.MarshalVT()
+		if err != nil || same.UnmarshalVT(sent) != nil {
+			t.Fatalf("cannot send what was received: %v", err)
+		}
+		if b, err := same.MarshalVT(); err != nil || !bytes.Equal(b, sent) {
+			t.Fatalf("%q was received as %q, %v", sent, b, err)
+		}
 	})
 }
