@@ -6,6 +6,7 @@
 #   make test      vet, unit tests, script tests, fuzz seeds, race detector
 #   make e2e       redis, lua and sqlite3 through hpcc, against the plain compiler
 #   make soak      the same in the counts that find rare faults
+#   make fuzz      every fuzz target for FUZZTIME (10m), one after the other
 #   make bench     ratios against ccache, sccache and zccache -> docs/performance.md
 #   make lint      golangci-lint
 #   make generate  protobuf code from proto/
@@ -64,6 +65,18 @@ e2e: setup build
 .PHONY: soak
 soak: setup build
 	HPCC_SOAK=1 go test -tags e2e -count=1 -timeout 6h -v ./test/e2e
+
+.PHONY: fuzz
+# One worker: more only help a machine that has nothing else to do. Minimising
+# a long input that is new costs a minute by default, as good as all the time.
+FUZZTIME ?= 10m
+fuzz:
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal | xargs -n1 dirname | sort -u); do \
+		for f in $$(go test -list '^Fuzz' ./$$p | grep '^Fuzz'); do \
+			echo "=== $$p $$f"; \
+			nice go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 ./$$p; \
+		done; \
+	done
 
 .PHONY: demo
 demo: setup build
