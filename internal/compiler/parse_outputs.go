@@ -74,8 +74,8 @@ func (p *parser) finish() {
 	case p.outputs > 1:
 		// It does for the object, but gcc's dependency options fail.
 		p.refuse(ReasonOutputName, "several -o")
-	case p.output == "-":
-		p.refuse(ReasonOutputName, "-o -")
+	case p.output == "-", ownName(p.output), p.device() && p.output != nullDevice:
+		p.refuse(ReasonOutputName, "-o "+p.output)
 	case p.assemble && !compiled(inv.Language):
 		p.refuse(ReasonOutputKind, "-S "+inv.Source) // the result goes to stdout, or there is none
 	}
@@ -105,6 +105,10 @@ func (p *parser) declareOutputs() {
 		inv.Object = stem(baseName(inv.Source)) + suffix
 	}
 	inv.Outputs = []Output{{Role: role, Path: inv.Object}}
+	if inv.Object == nullDevice {
+		// Nothing is left, so a result made this way serves no other name.
+		inv.Outputs, inv.HoldsOutputName = nil, true
+	}
 
 	gcc := inv.Family == GCC
 	add := func(wanted bool, role string, optional bool) {
@@ -123,15 +127,32 @@ func (p *parser) declareOutputs() {
 		add(p.stackUsage, "su", !gcc || inv.LTO)
 		add(p.callGraph, "ci", inv.LTO)
 	}
-	if len(inv.Outputs) > 1 && p.device() {
+	if len(inv.Outputs) > 0 && p.device() {
 		p.refuse(ReasonOutputName, inv.Object)
+	}
+	for _, o := range p.aux {
+		if ownName(o.Path) {
+			p.refuse(ReasonOutputName, o.Path)
+		}
 	}
 	inv.Outputs = append(inv.Outputs, p.aux...)
 }
 
+// nullDevice is where output goes that nobody wants.
+const nullDevice = "/dev/null"
+
 // device reports whether the output is /dev/null or the like, beside which
-// compilers put nothing.
-func (p *parser) device() bool { return strings.HasPrefix(p.output, "/dev/") }
+// compilers put nothing. /dev/shm holds files.
+func (p *parser) device() bool {
+	return strings.HasPrefix(p.output, "/dev/") && !strings.HasPrefix(p.output, "/dev/shm/")
+}
+
+// ownName reports whether a path names something of the process that opens it:
+// to hpcc it would be another file than to the compiler. Links that lead to one
+// are found when they are opened.
+func ownName(path string) bool {
+	return strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/dev/fd/") || strings.HasPrefix(path, "/dev/std")
+}
 
 // companion is the name of a file beside the output, with its role as suffix.
 func (p *parser) companion(role string) string {
@@ -188,8 +209,8 @@ func (p *parser) dependencies() {
 		}
 		deps.File = p.companion("d")
 	}
-	if deps.File == "-" {
-		p.refuse(ReasonDependencyOption, "-MF -")
+	if deps.File == "-" || ownName(deps.File) {
+		p.refuse(ReasonDependencyOption, "-MF "+deps.File)
 	}
 	deps.Targets = p.targets(driver)
 	inv.Deps = deps

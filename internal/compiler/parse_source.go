@@ -56,9 +56,9 @@ var sourceNames = []struct {
 
 // input takes a word that is no option.
 func (p *parser) input(name string) {
-	if name == "-" {
+	if name == "-" || ownName(name) {
 		p.sources++
-		p.refuse(ReasonStdin, "")
+		p.refuse(ReasonStdin, strings.TrimPrefix(name, "-"))
 		return
 	}
 	language := p.languageOf(name)

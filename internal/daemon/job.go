@@ -211,6 +211,10 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 		return nil, err
 	}
 	inv, p := j.prep.inv, j.prep.place
+	if j.e.files.at(p.absolute(inv.Source)).isAt(p.absolute(inv.Object)) {
+		// gcc refuses that, and clang reads the source before.
+		return nil, refuse(compiler.ReasonOutputName, "the output is the source")
+	}
 	for _, o := range inv.Outputs {
 		if _, ok := r.outputs[o.Role]; !ok && !o.Optional {
 			return nil, fmt.Errorf("the stored result has no %s", o.Role)

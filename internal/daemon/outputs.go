@@ -49,19 +49,20 @@ func mannerOf(family compiler.Family, role string) manner {
 // some file systems write it out at once. clone, if not nil, tries to fill an
 // empty file without copying.
 func writeOutput(path string, data []byte, perm os.FileMode, how manner, clone func(*os.File) (bool, error)) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	fd, err := openShared(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if errors.Is(err, fs.ErrExist) {
 		if replaces(path, perm, how) && unix.Unlink(path) == nil {
-			f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+			fd, err = openShared(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 		}
 		if errors.Is(err, fs.ErrExist) {
-			f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+			fd, err = openShared(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 			clone = nil
 		}
 	}
 	if err != nil {
-		return err
+		return special(err)
 	}
+	f := os.NewFile(uintptr(fd), path)
 	if clone != nil {
 		if done, err := clone(f); done || err != nil {
 			return errors.Join(err, f.Close())
@@ -79,6 +80,9 @@ func replaces(path string, perm os.FileMode, how manner) bool {
 		return false
 	}
 	kind := own.Mode & unix.S_IFMT
+	if kind == unix.S_IFLNK && throughProc(path) {
+		return false // a link to the daemon's own stdout, or the like
+	}
 	dangling := unix.Stat(path, &target) != nil
 	regular := !dangling && target.Mode&unix.S_IFMT == unix.S_IFREG
 	switch {
@@ -86,7 +90,7 @@ func replaces(path string, perm os.FileMode, how manner) bool {
 		int(own.Uid) == os.Geteuid() && int(own.Gid) == os.Getegid():
 		return true // a new one would look the same
 	case how == unlinkFirst:
-		return regular && target.Size > 0
+		return !dangling && target.Size > 0 && (kind == unix.S_IFREG || kind == unix.S_IFLNK)
 	case how == renamed:
 		return regular || dangling
 	}
@@ -95,9 +99,9 @@ func replaces(path string, perm os.FileMode, how manner) bool {
 
 // readOutput reads what a compile left at path.
 func readOutput(path string) (data []byte, executable bool, err error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := openShared(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, false, &fs.PathError{Op: "open", Path: path, Err: err}
+		return nil, false, special(err)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
@@ -116,6 +120,14 @@ func readOutput(path string) (data []byte, executable bool, err error) {
 		return nil, false, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return data, st.Mode()&0o111 != 0, nil
+}
+
+// special gives an error that comes of an output's kind its reason.
+func special(err error) error {
+	if errors.Is(err, errOwnName) {
+		return refuse(reasonOutputSpecial, "%s", err)
+	}
+	return err
 }
 
 // readOutputs reads every output of a compile that succeeded, by role.

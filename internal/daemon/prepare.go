@@ -46,7 +46,11 @@ func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
 func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, error) {
 	// Both follow symbolic links and directories that may change between two
 	// equal requests.
-	cwd, paths := logicalCwd(req), e.pathMap(req)
+	cwd, err := logicalCwd(req)
+	if err != nil {
+		return nil, err
+	}
+	paths := e.pathMap(req, cwd)
 	memo, repeatable := requestKey(req, cwd, place{req.GetCwd(), paths})
 	known, ok := e.prepared.get(memo)
 	var inv *compiler.Invocation
@@ -56,7 +60,6 @@ func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, er
 		known = nil
 		// Before the toolchain is looked at: most calls that are not compiles
 		// are told by their arguments alone.
-		var err error
 		if inv, err = compiler.Parse(e.command(req)); err != nil {
 			return nil, err
 		}
@@ -205,16 +208,28 @@ func getenv(env []string, name string) string {
 // logicalCwd is the directory that gcc and clang write into debug
 // information: $PWD where it names the working directory, else the kernel's
 // name for it.
-func logicalCwd(req *ipcv1.Compile) string {
-	if pwd := getenv(req.GetEnv(), "PWD"); filepath.IsAbs(pwd) {
+func logicalCwd(req *ipcv1.Compile) (string, error) {
+	pwd := getenv(req.GetEnv(), "PWD")
+	switch {
+	case !filepath.IsAbs(pwd):
+	case pwd == ownCwd:
+		return pwd, nil
+	case strings.HasPrefix(pwd, "/proc/"):
+		// Whether it names the compiler's own directory cannot be seen here.
+		return "", refuse(compiler.ReasonEnvironment, "PWD=%s", pwd)
+	default:
 		a, errA := os.Stat(pwd)
 		b, errB := os.Stat(req.GetCwd())
 		if errA == nil && errB == nil && os.SameFile(a, b) {
-			return pwd
+			return pwd, nil
 		}
 	}
-	return req.GetCwd()
+	return req.GetCwd(), nil
 }
+
+// ownCwd is what some build systems set PWD to, so that debug information
+// names no directory of theirs. It always is the process's own.
+const ownCwd = "/proc/self/cwd"
 
 // neutralRoot is where roots appear to lie in reproducible objects: the first
 // at /hpcc/src, further ones at /hpcc/src1, /hpcc/src2, ….
@@ -226,8 +241,9 @@ func neutralRoot(i int) string {
 	return first + strconv.Itoa(i)
 }
 
-// pathMap finds the roots of a compile; nil with reproducible mode off.
-func (e *Engine) pathMap(req *ipcv1.Compile) *compiler.PathMap {
+// pathMap finds the roots of a compile in the logical directory cwd; nil with
+// reproducible mode off.
+func (e *Engine) pathMap(req *ipcv1.Compile, cwd string) *compiler.PathMap {
 	if !e.opt.Reproducible {
 		return nil
 	}
@@ -236,7 +252,10 @@ func (e *Engine) pathMap(req *ipcv1.Compile) *compiler.PathMap {
 		dirs = filepath.SplitList(v)
 	}
 	if len(dirs) == 0 {
-		if d := projectRoot(logicalCwd(req)); d != "" {
+		if cwd == ownCwd {
+			cwd = req.GetCwd()
+		}
+		if d := projectRoot(cwd); d != "" {
 			dirs = []string{d}
 		}
 	}
