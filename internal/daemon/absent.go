@@ -40,11 +40,11 @@ func groupAbsent(paths []string) []directory {
 // first that does. A changed directory is not a miss: builds write objects
 // beside their sources all the time, so its names are probed again.
 func (d *directory) allAbsent(files *fileTable) (ok bool, appeared string) {
-	now := coarseNow()
+	now := files.now()
 	var st unix.Stat_t
 	s := stamp{} // of a directory that does not exist
 	if err := unix.Stat(d.path, &st); err == nil {
-		s = stampOf(&st)
+		s = files.stamp(&st)
 	} else if err != unix.ENOENT && err != unix.ENOTDIR {
 		return false, d.path
 	}
@@ -71,6 +71,6 @@ func (d *directory) allAbsent(files *fileTable) (ok bool, appeared string) {
 	d.last = s
 	// A directory that does not exist has no time of its own, and so proves
 	// nothing for the next look; asking again costs one failing stat.
-	d.trusted = s != (stamp{}) && !dangling && s.ctime < now-tick && s.mtime < now-tick && !files.looseTimes(d.path, s.dev)
+	d.trusted = s != (stamp{}) && !dangling && s.proves(now) && !files.looseTimes(d.path, s.dev)
 	return true, ""
 }

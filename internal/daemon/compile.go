@@ -20,9 +20,9 @@ import (
 // compiled is a compile that succeeded: what it left, taken into memory
 // before the build goes on and may change it.
 type compiled struct {
-	// start is the file systems' clock before the compiler began: an input
-	// with a later time may not be what the compiler read.
-	start          int64
+	// start is when the compiler began: an input that may have changed since
+	// may not be what it read.
+	start          moment
 	elapsed        time.Duration
 	stdout, stderr []byte
 	outputs        map[string]output
@@ -50,7 +50,8 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 		run.AsmDepFile = j.temp("s.d")
 		defer os.Remove(run.AsmDepFile)
 	}
-	c := &compiled{start: coarseNow()}
+	j.settle(ctx, id)
+	c := &compiled{start: j.e.files.moment()}
 	began := time.Now()
 	ran, err := j.client.Run(ctx, &ipcv1.Run{
 		Stage:        ipcv1.Run_STAGE_COMPILE,
@@ -147,8 +148,13 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 		return refuse(reasonStdio, "the compiler printed NUL bytes")
 	}
 	var err error
-	c.outputs, err = readOutputs(inv.Outputs, p)
-	return err
+	if c.outputs, err = readOutputs(inv.Outputs, p); err != nil {
+		return err
+	}
+	for _, o := range inv.Outputs {
+		j.e.files.sawOutput(&c.start, p.absolute(o.Path))
+	}
+	return nil
 }
 
 // writeUserDeps writes the dependency file of a command with -MMD. The
@@ -266,12 +272,12 @@ func (j *job) asmInputs(c *compiled, files []compiler.File) ([]string, error) {
 		abs := j.prep.place.absolute(name)
 		var st unix.Stat_t
 		if unix.Stat(abs, &st) == nil {
-			if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 				extra = append(extra, name)
 			}
 			continue
 		}
-		if includes && unix.Stat(filepath.Dir(abs), &st) == nil && stampOf(&st).mtime >= c.start {
+		if includes && unix.Stat(filepath.Dir(abs), &st) == nil && j.e.files.changedSince(&c.start, filepath.Dir(abs), j.e.files.stamp(&st)) {
 			return nil, refuse(reasonModified, "%s is gone", name)
 		}
 	}

@@ -7,15 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hpcc.dev/hpcc/internal/digest"
 )
 
-// errIrregular marks an input that is neither a regular file nor the null
-// device: reading it twice need not give the same bytes.
+// errIrregular marks an input that is neither a plain file nor the null device:
+// reading it twice need not give the same bytes.
 var errIrregular = errors.New("not a regular file")
 
 // maxInput bounds one input. A compiler that reads more than this has other
@@ -23,8 +22,7 @@ var errIrregular = errors.New("not a regular file")
 const maxInput = 1 << 30
 
 // stamp is what stat says of a file's identity and content. Two equal stamps
-// of one path mean equal content, except within one tick of the file system's
-// clock; see fileTable.
+// of one path mean equal content once proves says so.
 type stamp struct {
 	dev, ino     uint64
 	size         int64
@@ -41,22 +39,6 @@ func stampOf(st *unix.Stat_t) stamp {
 
 func (s stamp) isRegular() bool { return s.mode&unix.S_IFMT == unix.S_IFREG }
 
-// coarseNow reads the clock that file systems stamp with (CLOCK_REALTIME_COARSE,
-// see clock_gettime(2)), in nanoseconds: a file written after this moment has
-// a time of at least it.
-func coarseNow() int64 {
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts) != nil {
-		return time.Now().UnixNano()
-	}
-	return ts.Nano()
-}
-
-// tick is longer than any kernel's clock tick (CONFIG_HZ=100: 10 ms). A file
-// whose ctime is older than this at the time of reading cannot change any
-// more without another ctime.
-const tick = int64(20 * time.Millisecond)
-
 // file remembers one path: its last stamp, and the digest of what it held.
 // The zero stamp is never trusted.
 type file struct {
@@ -64,8 +46,7 @@ type file struct {
 	mu   sync.Mutex
 	last stamp
 	sum  digest.Digest
-	// trusted is false while last was taken within a tick of the file's ctime
-	// or the file lies on a file system whose times cannot be relied on: then
+	// trusted is false while last proves nothing (clock.go), or the file lies on a file system whose times cannot be relied on: then
 	// the content is read again each time.
 	trusted bool
 }
@@ -75,15 +56,22 @@ type file struct {
 type fileTable struct {
 	mu    sync.RWMutex
 	files map[string]*file
-	// loose tells for each device whether its files' times can be trusted.
+	// loose tells for each device whether its files' times are stamped by a
+	// clock that need not be this machine's.
 	loose sync.Map // uint64 -> bool
+	// now is the file systems' clock and stamp what they say of a file; tests
+	// put coarser ones here.
+	now   func() int64
+	stamp func(*unix.Stat_t) stamp
 }
 
 // maxFiles bounds the table. Past it everything is forgotten at once: a
 // rebuilt table costs one read of each file, and no bookkeeping on the way.
 const maxFiles = 1 << 20
 
-func newFileTable() *fileTable { return &fileTable{files: map[string]*file{}} }
+func newFileTable() *fileTable {
+	return &fileTable{files: map[string]*file{}, now: coarseNow, stamp: stampOf}
+}
 
 // at returns the record of an absolute path.
 func (t *fileTable) at(path string) *file {
@@ -110,9 +98,13 @@ func (t *fileTable) at(path string) *file {
 func (t *fileTable) digest(f *file) (digest.Digest, stamp, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(f.path, &st); err != nil {
-		return digest.Digest{}, stamp{}, &fs.PathError{Op: "stat", Path: f.path, Err: err}
+		var why error = err
+		if throughProc(f.path) {
+			why = errOwnName
+		}
+		return digest.Digest{}, stamp{}, &fs.PathError{Op: "stat", Path: f.path, Err: why}
 	}
-	s := stampOf(&st)
+	s := t.stamp(&st)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.trusted && f.last == s {
@@ -120,6 +112,17 @@ func (t *fileTable) digest(f *file) (digest.Digest, stamp, error) {
 	}
 	sum, s, _, err := t.read(f, false)
 	return sum, s, err
+}
+
+// isAt reports whether path leads to the file as it was when it was last read.
+func (f *file) isAt(path string) bool {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last.ino == st.Ino && f.last.dev == st.Dev
 }
 
 // content returns the file's bytes besides, for scanning.
@@ -137,11 +140,11 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 		f.trusted = false
 		return digest.Digest{}, stamp{}, nil, err
 	}
-	now := coarseNow()
+	now := t.now()
 	// Non-blocking, or a FIFO in an input's place would hang the daemon.
-	fd, err := unix.Open(f.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := openShared(f.path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return fail(&fs.PathError{Op: "open", Path: f.path, Err: err})
+		return fail(err)
 	}
 	r := os.NewFile(uintptr(fd), f.path)
 	defer r.Close()
@@ -149,7 +152,7 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fail(&fs.PathError{Op: "stat", Path: f.path, Err: err})
 	}
-	before := stampOf(&st)
+	before := t.stamp(&st)
 	if before.mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
 		// /dev/null is a common empty source; it holds nothing, always.
 		return digest.Of(nil), stamp{mode: before.mode}, nil, nil
@@ -160,18 +163,25 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 	if before.size > maxInput {
 		return fail(fmt.Errorf("%s: %d bytes are more than the %d that an input may have", f.path, before.size, maxInput))
 	}
-	data := make([]byte, before.size)
-	if _, err := io.ReadFull(r, data); err != nil {
+	// One byte more than there should be: files of procfs and sysfs hold what
+	// their size does not tell.
+	data := make([]byte, before.size+1)
+	switch n, err := io.ReadFull(r, data); {
+	case err == nil:
+		return fail(&fs.PathError{Op: "read", Path: f.path, Err: errIrregular})
+	case err != io.ErrUnexpectedEOF && err != io.EOF:
 		return fail(&fs.PathError{Op: "read", Path: f.path, Err: err})
+	default:
+		data = data[:n]
 	}
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fail(&fs.PathError{Op: "stat", Path: f.path, Err: err})
 	}
-	if stampOf(&st) != before {
+	if t.stamp(&st) != before || int64(len(data)) != before.size {
 		return fail(fmt.Errorf("%s changed while it was read", f.path))
 	}
 	f.last, f.sum = before, digest.Of(data)
-	f.trusted = before.ctime < now-tick && before.mtime < now-tick && !t.looseTimes(f.path, before.dev)
+	f.trusted = before.proves(now) && !t.looseTimes(f.path, before.dev)
 	if !keep {
 		data = nil
 	}

@@ -84,7 +84,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	p := j.prep
 	files, err := j.scanAll(c)
 	if err != nil {
-		return nil, refuse(reasonModified, "%s", err)
+		return nil, unreadable(err)
 	}
 	asm, err := j.asmInputs(c, files)
 	if err != nil {
@@ -95,7 +95,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		Preprocessed: j.preprocessed,
 	}
 	for _, name := range slices.Concat(c.deps, asm, p.inv.ReadFiles) {
-		in, err := j.input(name, c.start)
+		in, err := j.input(name, &c.start)
 		if err != nil {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		return nil, needsText(need)
 	}
 	for _, x := range looked.Aliases {
-		in, err := j.input(x, c.start)
+		in, err := j.input(x, &c.start)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +138,8 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	for _, x := range looked.Present {
 		// What appeared while the compiler ran, it may not have seen.
 		var st unix.Stat_t
-		if err := unix.Stat(p.place.absolute(x), &st); err != nil || st.Ctim.Nano() >= c.start {
+		abs := p.place.absolute(x)
+		if err := unix.Stat(abs, &st); err != nil || j.e.files.changedSince(&c.start, abs, j.e.files.stamp(&st)) {
 			return nil, refuse(reasonModified, "%s", x)
 		}
 		a.Present = append(a.Present, p.place.paths.Neutral(x))
@@ -146,16 +147,24 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	return a, nil
 }
 
+// unreadable names the reason why an input has no digest.
+func unreadable(err error) error {
+	if errors.Is(err, errIrregular) || errors.Is(err, errOwnName) {
+		return refuse(reasonIrregular, "%s", err)
+	}
+	return refuse(reasonModified, "%s", err)
+}
+
 // input is one file that the compile read, if it cannot have changed since
 // the compile began.
-func (j *job) input(name string, start int64) (action.Input, error) {
+func (j *job) input(name string, start *moment) (action.Input, error) {
 	p := j.prep.place
 	abs := p.absolute(name)
 	sum, st, err := j.e.files.digest(j.e.files.at(abs))
 	if err != nil {
-		return action.Input{}, refuse(reasonModified, "%s", err)
+		return action.Input{}, unreadable(err)
 	}
-	if st.ctime >= start || st.mtime >= start {
+	if j.e.files.changedSince(start, abs, st) {
 		return action.Input{}, refuse(reasonModified, "%s", name)
 	}
 	if p.paths != nil {

@@ -1,0 +1,234 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// coarsen makes t a table on a machine whose clock for files stands still for
+// ten milliseconds at a time, as kernels before 6.13 have it.
+func coarsen(t *fileTable) *fileTable {
+	const hz = int64(10 * time.Millisecond)
+	t.now = func() int64 { return time.Now().UnixNano() / hz * hz }
+	t.stamp = func(st *unix.Stat_t) stamp {
+		s := stampOf(st)
+		s.mtime, s.ctime = s.mtime/hz*hz, s.ctime/hz*hz
+		return s
+	}
+	return t
+}
+
+// TestEditWithinATick writes a file over and over, at once after it was read
+// and with equal size: a stamp would often be the old one.
+func TestEditWithinATick(t *testing.T) {
+	files := coarsen(newFileTable())
+	path := filepath.Join(t.TempDir(), "h.h")
+	f := files.at(path)
+	var before stamp
+	same := 0
+	for i := range 500 {
+		// In place: the inode stays.
+		if err := os.WriteFile(path, fmt.Appendf(nil, "%03d", i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, st, err := files.digest(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st == before {
+			same++
+		}
+		before = st
+		_, _, text, err := (newFileTable()).content(&file{path: path})
+		if err != nil || string(text) != fmt.Sprintf("%03d", i) {
+			t.Fatalf("read %q, %v", text, err)
+		}
+		if want, _, _ := newFileTable().digest(&file{path: path}); got != want {
+			t.Fatalf("edit %d within a tick was not noticed", i)
+		}
+		if i%50 == 0 {
+			time.Sleep(30 * time.Millisecond) // the stamp may be trusted now
+			files.digest(f)
+		}
+	}
+	if same < 100 {
+		t.Errorf("only %d of 500 edits left the stamp as it was: the test shows nothing", same)
+	}
+}
+
+// TestNameWithinATick makes and removes a name at once after its directory was
+// looked at.
+func TestNameWithinATick(t *testing.T) {
+	files := coarsen(newFileTable())
+	dir := t.TempDir()
+	name := filepath.Join(dir, "h.h")
+	absent := groupAbsent([]string{name})[0]
+	for i := range 300 {
+		if ok, appeared := absent.allAbsent(files); !ok {
+			t.Fatalf("try %d: %s is not there", i, appeared)
+		}
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := absent.allAbsent(files); ok {
+			t.Fatalf("try %d: a name that appeared within a tick was not noticed", i)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if i%50 == 0 {
+			time.Sleep(30 * time.Millisecond)
+		}
+	}
+}
+
+func TestTrustedOnceATickOld(t *testing.T) {
+	files := coarsen(newFileTable())
+	path := filepath.Join(t.TempDir(), "h.h")
+	write := func(mtime time.Time) *file {
+		if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, mtime); err != nil {
+			t.Fatal(err)
+		}
+		f := &file{path: path}
+		files.digest(f)
+		return f
+	}
+	if f := write(time.Now()); f.trusted {
+		t.Error("a stamp of this very tick is trusted")
+	}
+	for name, mtime := range map[string]time.Time{
+		"old": time.Now().Add(-time.Hour), "from the future": time.Now().Add(time.Hour), "of whole seconds": time.Unix(1e9, 0),
+	} {
+		f := write(mtime)
+		time.Sleep(35 * time.Millisecond)
+		if files.digest(f); !f.trusted {
+			t.Errorf("a file that is %s is read at each look", name)
+		}
+	}
+}
+
+func TestChangedSince(t *testing.T) {
+	const (
+		second = int64(time.Second)
+		start  = 1_000_000*second + 123_456_789
+		local  = 1
+		remote = 2
+	)
+	now := start + second/2
+	files := newFileTable()
+	files.now = func() int64 { return now }
+	files.loose.Store(uint64(local), false)
+	files.loose.Store(uint64(remote), true)
+	began := func() moment { return moment{files: start, steady: steadyNow() - (now - start)} }
+	for _, c := range []struct {
+		name         string
+		dev          uint64
+		ctime, mtime int64
+		seen         int64 // what an output showed of the other clock, or 0
+		want         bool
+	}{
+		{"long before", local, start - second, start - second, 0, false},
+		{"a tick before", local, start - 1, start - 1, 0, false},
+		{"in the same tick", local, start, start, 0, true},
+		{"during the compile", local, start + 1, start + 1, 0, true},
+		{"during the compile, by mtime alone", local, start - second, start + 1, 0, true},
+		{"after it", local, now, now, 0, true},
+		{"mtime from the future", local, start - second, start + 3600*second, 0, false},
+		{"changed while the clock was ahead", local, start + 3600*second, start + 3600*second, 0, false},
+		{"whole seconds, just before", local, start / second * second, start / second * second, 0, true},
+		{"whole seconds, long before", local, start/second*second - 3*second, start/second*second - 3*second, 0, false},
+		{"another clock, just before", remote, start - second, start - second, 0, true},
+		{"another clock, long before", remote, start - 3600*second, start - 3600*second, 0, false},
+		{"another clock an hour behind, before", remote, start - 3601*second, start - 3601*second, start - 3600*second, false},
+		{"another clock an hour behind, during", remote, start - 3599*second, start - 3599*second, start - 3600*second, true},
+	} {
+		m := began()
+		if c.seen != 0 {
+			m.loose = map[uint64]int64{c.dev: c.seen}
+		}
+		if got := files.changedSince(&m, "/x", stamp{dev: c.dev, ctime: c.ctime, mtime: c.mtime}); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+
+	// The clock was set back by a second while half a second went by.
+	m := began()
+	now -= second
+	if !files.changedSince(&m, "/x", stamp{dev: local, ctime: start - 3600*second}) {
+		t.Error("times prove something though the clock was set back")
+	}
+}
+
+// TestHeaderEditedUnderTheCompiler: with coarse clocks, an edit in the tick in
+// which the compile ends. The result, which may be of either text, must not
+// be found by any later build.
+func TestHeaderEditedUnderTheCompiler(t *testing.T) {
+	h := newHarness(t)
+	coarsen(h.engine.files)
+	dir := t.TempDir()
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a.c", "#include \"h.h\"\nint v = V;\n")
+	modified := 0
+	for i := range 8 {
+		put("h.h", fmt.Sprintf("#define V %d\n", i))
+		time.Sleep(30 * time.Millisecond)
+		req := request(t, dir, "-c", "a.c")
+		p := h.dial("unix")
+		p.send(&ipcv1.ClientMessage{Hello: h.hello(), Compile: req})
+		m := p.answer()
+		if m.Run == nil {
+			t.Fatalf("build %d did not compile: %+v", i, m)
+		}
+		ran := execute(dir, m.Run)
+		put("h.h", "#define V 9\n")
+		p.send(&ipcv1.ClientMessage{Ran: ran})
+		p.answer()
+		h.engine.Drain()
+		// What the next build finds must be of the header as it is now.
+		end, _ := h.dial("unix").converse(h, req)
+		if end.Done == nil || end.Done.ExitCode != 0 {
+			t.Fatalf("ended with %+v", end)
+		}
+		h.engine.Drain()
+		got, err := os.ReadFile(filepath.Join(dir, "a.o"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(dir, "plain.o")
+		cmd := exec.Command("gcc", "-c", "a.c", "-o", out)
+		cmd.Dir = dir
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		want, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != string(want) {
+			t.Fatalf("build %d found an object of another header", i)
+		}
+	}
+	stats, err := ReadStats(h.engine.cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if modified = int(stats.Uncacheable[string(reasonModified)]); modified < 8 {
+		t.Errorf("%d results were dropped for a modified input, want 8 or more: %+v", modified, stats)
+	}
+}
