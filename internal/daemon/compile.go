@@ -41,13 +41,18 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	hasDeps := inv.Language != "assembler" && !strings.HasSuffix(inv.Language, "cpp-output")
 	wantUser := inv.Deps.Requested && !inv.Deps.SystemHeaders
 	depFile := j.prep.place.absolute(inv.Deps.File)
+	var err error
 	if hasDeps && (!inv.Deps.Requested || wantUser) {
-		depFile = j.temp("d")
+		if depFile, err = j.temp("d"); err != nil {
+			return nil, err
+		}
 		run.DepFile = depFile
 		defer os.Remove(depFile)
 	}
 	if inv.CanListAssembly() {
-		run.AsmDepFile = j.temp("s.d")
+		if run.AsmDepFile, err = j.temp("s.d"); err != nil {
+			return nil, err
+		}
 		defer os.Remove(run.AsmDepFile)
 	}
 	j.settle(ctx, id)
@@ -72,6 +77,9 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 		done.Done.ExitCode = 128 + ran.GetSignal()
 	}
 	if done.Done.ExitCode != 0 {
+		if ran.GetSignal() == 0 && blames(ran, run.DepFile, run.AsmDepFile) {
+			return nil, errors.New("the compiler could not write its list of files")
+		}
 		j.outcome = outcome{kind: failed, reason: reasonFailed}
 		return done, nil
 	}
@@ -176,7 +184,10 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 		}
 	}
 	j.outcome.preprocessedForDeps = true
-	list := j.temp("d")
+	list, err := j.temp("d")
+	if err != nil {
+		return err
+	}
 	defer os.Remove(list)
 	if err := j.quiet(ctx, inv.UserDepsArgs(list), os.DevNull); err != nil {
 		return err

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"hpcc.dev/hpcc/internal/action"
@@ -146,10 +144,9 @@ func preprocessedKey(key digest.Key, text digest.Digest, inputs []action.Input) 
 // preprocess runs the preprocessor and returns the digests of its text and of
 // the files it read.
 func (j *job) preprocess(ctx context.Context) (digest.Digest, []action.Input, error) {
-	text, deps := j.temp("i"), j.temp("d")
-	defer os.Remove(text)
-	defer os.Remove(deps)
-	if err := j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), text); err != nil {
+	text, deps, err := j.preprocessTo(ctx)
+	defer removeAll(text, deps)
+	if err != nil {
 		return digest.Digest{}, nil, err
 	}
 	sum, _, err := j.e.files.digest(&file{path: text})
@@ -169,6 +166,18 @@ func (j *job) preprocess(ctx context.Context) (digest.Digest, []action.Input, er
 		inputs[i] = action.Input{Path: j.prep.place.paths.Neutral(n), Digest: d}
 	}
 	return sum, inputs, nil
+}
+
+// preprocessTo runs the preprocessor and returns the files that hold its text
+// and its dependency list, which the caller removes, after an error too.
+func (j *job) preprocessTo(ctx context.Context, setEnv ...string) (text, deps string, err error) {
+	if text, err = j.temp("i"); err != nil {
+		return "", "", err
+	}
+	if deps, err = j.temp("d"); err != nil {
+		return text, "", err
+	}
+	return text, deps, j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), text, setEnv...)
 }
 
 // quietTimeout bounds a run of the preprocessor; the longest seen take
@@ -192,13 +201,6 @@ func (j *job) quiet(ctx context.Context, args []string, stdout string, setEnv ..
 		return refuse(reasonFailed, "the preprocessor: %s", err)
 	}
 	return nil
-}
-
-var tempCounter atomic.Uint64
-
-// temp names a new file in the cache's own temporary directory.
-func (j *job) temp(suffix string) string {
-	return filepath.Join(j.e.cache.TempDir(), fmt.Sprintf("job-%d-%d.%s", os.Getpid(), tempCounter.Add(1), suffix))
 }
 
 // perm is the mode of a new output.

@@ -225,12 +225,11 @@ func (j *job) checkDate(ctx context.Context) error {
 	}
 	var texts [2]digest.Digest
 	for i, epoch := range []string{"SOURCE_DATE_EPOCH=1", "SOURCE_DATE_EPOCH=1000000000"} {
-		out, deps := j.temp("i"), j.temp("d")
-		err := j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), out, epoch)
+		text, deps, err := j.preprocessTo(ctx, epoch)
 		if err == nil {
-			texts[i], _, err = j.e.files.digest(&file{path: out})
+			texts[i], _, err = j.e.files.digest(&file{path: text})
 		}
-		removeAll(out, deps)
+		removeAll(text, deps)
 		if err != nil {
 			return err
 		}
