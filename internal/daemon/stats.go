@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -199,8 +200,14 @@ func (r *recorder) flush() {
 	r.mu.Unlock()
 	if err := updateCounters(r.path, func(c *Stats) { c.add(&delta) }); err != nil {
 		r.log.Warn("stats-not-written", "error", err.Error())
+		r.mu.Lock()
+		r.delta.add(&delta) // for the flush after the next compile
+		r.mu.Unlock()
 	}
 }
+
+// statsPatience is how long the counters' lock is waited for.
+const statsPatience = 2 * time.Second
 
 // updateCounters changes the counters on disk under a lock that every
 // process takes.
@@ -210,8 +217,16 @@ func updateCounters(path string, change func(*Stats)) error {
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return err
+	// A process holds it for a millisecond; one that was stopped meanwhile must
+	// not stop every build.
+	for deadline := time.Now().Add(statsPatience); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(deadline) {
+			return fmt.Errorf("locking the counters: %w", err)
+		}
 	}
 	c, err := readCounters(path)
 	if err != nil {
