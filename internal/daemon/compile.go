@@ -81,6 +81,9 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 			return nil, errors.New("the compiler could not write its list of files")
 		}
 		j.outcome = outcome{kind: failed, reason: reasonFailed}
+		if wantUser && hasDeps {
+			j.listDespiteErrors(ctx, c, depFile)
+		}
 		return done, nil
 	}
 	// From here on the compile stands, and whatever goes wrong only keeps it
@@ -214,6 +217,20 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 		return refuse(reasonDepFile, "the two dependency lists differ")
 	}
 	return writeOutput(out, renderDeps(inv, c.userDeps()), j.perm(), inPlace, nil)
+}
+
+// listDespiteErrors writes the dependency file of a command with -MMD that
+// failed: a compiler that has read all of a source lists it even if it then
+// finds errors there, so that make knows when to try again.
+func (j *job) listDespiteErrors(ctx context.Context, c *compiled, depFile string) {
+	_, deps, err := readDepFile(depFile)
+	if err != nil {
+		return // a missing header, say: there is no list
+	}
+	c.deps = deps
+	if err := j.writeUserDeps(ctx, c, nil); err != nil {
+		j.e.log.Warn("dependency-file-not-written", "error", err.Error(), "source", j.source())
+	}
 }
 
 // userDeps are those of the dependencies that -MMD lists.
