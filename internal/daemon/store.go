@@ -144,7 +144,39 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		}
 		a.Present = append(a.Present, p.place.paths.Neutral(x))
 	}
-	return a, nil
+	return a, j.checkMerged(files, a.Inputs, looked.Present)
+}
+
+// checkMerged refuses units in which gcc may have taken one file for another
+// that it was to read once: it does so where content, size and time of the two
+// are equal, and then lists one of them only. The other is here among the
+// paths that exist and were not read; what it holds decides all the same.
+func (j *job) checkMerged(files []compiler.File, inputs []action.Input, present []string) error {
+	once := map[digest.Digest]string{}
+	imports := slices.ContainsFunc(files, hasImport)
+	for i, f := range files {
+		if f.Scan.PragmaOnce || imports {
+			once[inputs[i].Digest] = f.Path
+		}
+	}
+	if len(once) == 0 {
+		return nil
+	}
+	for _, x := range present {
+		sum, _, err := j.e.files.digest(j.e.files.at(j.prep.place.absolute(x)))
+		if err != nil {
+			continue // a directory, say, or not to be read: not by the compiler either
+		}
+		if other, same := once[sum]; same {
+			return refuse(reasonOnceCopies, "%s and %s", other, x)
+		}
+	}
+	return nil
+}
+
+// hasImport reports whether a file may include others once only.
+func hasImport(f compiler.File) bool {
+	return slices.ContainsFunc(f.Scan.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import })
 }
 
 // unreadable names the reason why an input has no digest.
@@ -182,6 +214,7 @@ func (j *job) input(name string, start *moment) (action.Input, error) {
 func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File, inputs []action.Input) error {
 	inv := j.prep.inv
 	once := map[digest.Digest]string{}
+	imports := slices.ContainsFunc(files, hasImport)
 	for i, f := range files {
 		s := f.Scan
 		switch {
@@ -194,7 +227,7 @@ func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File
 		case s.AsmInclude && inv.Mode == compiler.Object && !inv.CanListAssembly():
 			return refuse(reasonAsmInclude, "%s", f.Path)
 		}
-		if s.PragmaOnce || slices.ContainsFunc(s.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import }) {
+		if s.PragmaOnce || imports {
 			if other, dup := once[inputs[i].Digest]; dup && other != f.Path {
 				return refuse(reasonOnceCopies, "%s and %s", other, f.Path)
 			}
