@@ -144,6 +144,7 @@ const (
 	reasonOnceCopies    compiler.Reason = "pragma-once-copies"
 	reasonAsmInclude    compiler.Reason = "assembler-include"
 	reasonDependency    compiler.Reason = "pragma-dependency"
+	reasonComputed      compiler.Reason = "computed-lookup"
 	reasonStore         compiler.Reason = "store-failed"
 	reasonVerify        compiler.Reason = "verify-mismatch"
 	reasonRoot          compiler.Reason = "root-prefix"
@@ -166,6 +167,7 @@ var engineReasons = map[compiler.Reason]string{
 	reasonOnceCopies:    "two files of equal content are included once",
 	reasonAsmInclude:    "the assembler may read files that nothing lists",
 	reasonDependency:    "#pragma GCC dependency compares file times",
+	reasonComputed:      "which headers are asked for is made by macros: known from the second compile on",
 	reasonStore:         "the result could not be written to the cache",
 	reasonVerify:        "a hit was compiled to verify it, and differed",
 	reasonRoot:          "an input's path begins with the root's name without being below it",

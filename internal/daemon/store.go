@@ -47,6 +47,12 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 	var need needsText
 	if errors.As(err, &need) {
 		err = j.mark(string(need))
+		if err == nil && need == compiler.NeedComputedHasInclude {
+			// Nothing shows that the text made now is what was compiled: of a
+			// file that was asked for, and has come or gone since, there is no
+			// trace. The next compile has its text made before it, too.
+			err = refuse(reasonComputed, "%s", j.prep.inv.Source)
+		}
 	}
 	if err == nil && (a == nil || !before.IsZero()) {
 		// The text was made before or after the compile; that it is the same
@@ -58,6 +64,11 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 			} else {
 				id.key = preprocessedKey(j.prep.key, j.preprocessed, inputs)
 				a, err = j.action(ctx, c)
+			}
+			// Without a text from before, the files that were read tell: what
+			// is asked for by name besides is among the look-ups.
+			if err == nil && before.IsZero() && !slices.Equal(inputs, a.Inputs[:min(len(inputs), len(c.deps))]) {
+				err = refuse(reasonModified, "the files included")
 			}
 		}
 	}
@@ -236,20 +247,35 @@ func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File
 	}
 	date, clock, timestamp := compiler.TimeMacros(files)
 	if timestamp {
-		return refuse(reasonDateTime, "__TIMESTAMP__")
+		return refuse(reasonDateTime, "%s", namesTime(files, "__TIMESTAMP__", func(s *compiler.FileScan) bool { return s.Timestamp }))
 	}
 	if date || clock {
-		return j.checkDate(ctx)
+		where := namesTime(files, "__DATE__", func(s *compiler.FileScan) bool { return s.Date })
+		if !date {
+			where = namesTime(files, "__TIME__", func(s *compiler.FileScan) bool { return s.Time })
+		}
+		return j.checkDate(ctx, where)
 	}
 	return nil
 }
 
-// checkDate refuses units whose text holds the time of the compile. Many
+// namesTime says in which file a time macro stands.
+func namesTime(files []compiler.File, macro string, has func(*compiler.FileScan) bool) string {
+	for _, f := range files {
+		if has(f.Scan) {
+			return macro + " in " + f.Path
+		}
+	}
+	return macro + " pasted from pieces"
+}
+
+// checkDate refuses units whose text holds the time of the compile; where says
+// which macro seems to, and in which file. Many
 // only mention the macros in branches not taken: two runs of the preprocessor
 // at two pinned times tell, and text that is equal in both holds none.
-func (j *job) checkDate(ctx context.Context) error {
+func (j *job) checkDate(ctx context.Context, where string) error {
 	if j.prep.inv.Family != compiler.GCC {
-		return refuse(reasonDateTime, "")
+		return refuse(reasonDateTime, "%s", where)
 	}
 	// gcc takes the macros' time from it (GCC manual, "Environment Variables
 	// Affecting GCC"), and it is part of the key.
@@ -268,7 +294,7 @@ func (j *job) checkDate(ctx context.Context) error {
 		}
 	}
 	if texts[0] != texts[1] {
-		return refuse(reasonDateTime, "")
+		return refuse(reasonDateTime, "%s", where)
 	}
 	return nil
 }
