@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -15,12 +16,16 @@ func (a *app) newExplain() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain FILE",
 		Short: "Say why the last compile of a source file was a hit or a miss",
-		Long: `Explain shows what became of the last compile of a source file. For a miss it
-names what had changed since the compile before: the header, flag, variable or
-compiler, or the new file that is now found first.`,
+		Long: `Explain shows what became of the last compile of a source file, or of the
+source of an object file. For a miss it names what differs from the compile
+before, or from the nearest result in the cache: the header with the inclusions
+that lead to it, the new file that hides another, the flag, the variable, the
+part of the compiler. For a call that is not cached it gives the reason and what
+can be done.`,
 		Example: `  hpcc explain src/server.c
+  hpcc explain build/server.o
   hpcc explain --json src/server.c | jq '.changes[0]'`,
-		Args: oneArg("source file"),
+		Args: oneArg("file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := filepath.Abs(args[0])
 			if err != nil {
@@ -33,7 +38,7 @@ compiler, or the new file that is now found first.`,
 			if a.explain == nil {
 				return absent("explanations")
 			}
-			e, err := a.explain(c, file)
+			e, err := a.explain(cmd.Context(), c, file)
 			if errors.Is(err, errNeverCompiled) {
 				return withHint(fmt.Errorf("%s: %w", args[0], err), "compile it through hpcc first, with the same cache directory (%s)", c.Cache.Dir)
 			}
@@ -50,6 +55,10 @@ compiler, or the new file that is now found first.`,
 	return cmd
 }
 
+// maxChanges is how many changes people are shown: the first are the most
+// telling, and another version of a library changes hundreds of files.
+const maxChanges = 20
+
 func (a *app) printExplanation(e *daemon.Explanation) error {
 	t := a.newTable()
 	outcome := e.Outcome
@@ -57,68 +66,38 @@ func (a *app) printExplanation(e *daemon.Explanation) error {
 		outcome += " (" + e.Reason + ")"
 	}
 	t.row("file", e.File)
+	if e.Output != "" {
+		t.row("output", e.Output)
+	}
 	t.row("outcome", outcome)
+	if e.Reason != "" {
+		reason := daemon.DescribeReason(e.Reason)
+		if e.Detail != "" {
+			reason += ": " + e.Detail
+		}
+		t.row("because", reason)
+	}
 	t.row("time", e.Time.Local().Format("2006-01-02 15:04:05"))
+	t.row("directory", e.Cwd)
 	t.row("command", shellLine(e.Command))
 	if e.Action != "" {
 		t.row("action", e.Action)
 	}
-	if e.Outcome == "miss" || e.Outcome == "failed" {
-		switch {
-		case e.Against == "":
-			t.row("cause", "nothing like it is in the cache")
-		case len(e.Changes) == 0:
-			t.row("cause", "no difference to "+e.Against+": its result was evicted or damaged")
-		default:
-			t.row("compared with", e.Against)
-		}
+	if e.Against != "" {
+		t.row("compared with", e.Against+" ("+e.AgainstAction[:min(16, len(e.AgainstAction))]+")")
 	}
-	for _, c := range e.Changes {
-		t.row("changed", changeText(c))
+	if e.Note != "" {
+		t.row("cause", e.Note)
+	}
+	for i, c := range e.Changes {
+		if i == maxChanges {
+			t.row("", "and "+strconv.Itoa(len(e.Changes)-i)+" more, which --json lists")
+			break
+		}
+		t.row("changed", c.String())
+	}
+	if e.Next != "" {
+		t.row("next", e.Next)
 	}
 	return t.flush()
-}
-
-// changeText words one change.
-func changeText(c daemon.ExplainedChange) string {
-	fromTo := func(what string) string {
-		switch {
-		case c.Old == "" && c.New == "":
-			return what
-		case c.Old == "":
-			return what + " is now " + c.New
-		case c.New == "":
-			return what + " was " + c.Old + " and is gone"
-		}
-		return what + " was " + c.Old + " and is now " + c.New
-	}
-	switch c.Kind {
-	case "input":
-		switch {
-		case c.Old == "":
-			return "file " + c.Name + " is read now and was not before"
-		case c.New == "":
-			return "file " + c.Name + " is no longer read"
-		}
-		return "file " + c.Name + " has other content"
-	case "new-file":
-		return "file " + c.Name + " did not exist when the compiler looked for it, and does now"
-	case "gone-file":
-		return "file " + c.Name + " existed when the compiler looked for it, and is gone"
-	case "flag":
-		switch {
-		case c.Old == "":
-			return "flag " + c.Name + " is new"
-		case c.New == "":
-			return "flag " + c.Name + " is gone"
-		}
-		return fromTo("flag " + c.Name)
-	case "environment":
-		return fromTo("variable " + c.Name)
-	case "compiler":
-		return fromTo("compiler " + c.Name)
-	case "directory":
-		return fromTo("working directory")
-	}
-	return fromTo(c.Kind + " " + c.Name)
 }

@@ -107,17 +107,17 @@ func TestStatsJSON(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	a, stdout, stderr := fixture(t)
-	a.explain = func(_ *config.Config, file string) (*daemon.Explanation, error) {
+	a.explain = func(_ context.Context, _ *config.Config, file string) (*daemon.Explanation, error) {
 		if strings.HasSuffix(file, "/new.c") {
 			return nil, errNeverCompiled
 		}
 		return &daemon.Explanation{
 			File: file, Time: time.Now(), Command: []string{"gcc", "-DNAME=a b", "-c", "a.c"},
-			Outcome: "miss", Against: "the compile before",
+			Outcome: "miss", Against: "the compile before", AgainstAction: "0123456789abcdef0123",
 			Changes: []daemon.ExplainedChange{
-				{Kind: "input", Name: "/src/a.h", Old: "aa", New: "bb"},
-				{Kind: "new-file", Name: "/src/include/b.h"},
-				{Kind: "flag", Name: "-O", Old: "2", New: "3"},
+				{Kind: "input", Name: "/src/a.h", Old: "aa", New: "bb", Via: []string{"/src/a.c", "/src/\x1b[31mb.h", "/src/a.h"}},
+				{Kind: "new-file", Name: "inc1/x.h", Old: "absent", New: "cc", Hides: "inc2/x.h", Directive: `#include "x.h"`, In: "/src/a.c"},
+				{Kind: "flag", Name: "-O", How: "changed", Old: "-O2", New: "-O3"},
 			},
 		}, nil
 	}
@@ -126,9 +126,10 @@ func TestExplain(t *testing.T) {
 	}
 	for _, want := range []string{
 		"command\tgcc '-DNAME=a b' -c a.c\n",
-		"changed\tfile /src/a.h has other content\n",
-		"changed\tfile /src/include/b.h did not exist when the compiler looked for it, and does now\n",
-		"changed\tflag -O was 2 and is now 3\n",
+		"compared with\tthe compile before (0123456789abcdef)\n",
+		"changed\t/src/a.h changed (/src/a.c -> /src/\\x1b[31mb.h -> /src/a.h)\n",
+		"changed\tinc1/x.h exists now and hides inc2/x.h (#include \"x.h\" in /src/a.c)\n",
+		"changed\tflag -O2 is now -O3\n",
 	} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, stdout)
@@ -169,6 +170,23 @@ func TestParseAge(t *testing.T) {
 	for _, text := range []string{"", "d", "-1d", "0d", "NaNd", "1e300w", "7", "0s", "-5h"} {
 		if got, err := parseAge(text); err == nil {
 			t.Errorf("parseAge(%q) = %v, want an error", text, got)
+		}
+	}
+}
+
+// What a cache or a build names may hold anything: nothing of it gives a
+// terminal orders, or breaks a line or a column.
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"/src/naïve name.c":    "/src/naïve name.c",
+		"a\tb\nc":              `a\tb\nc`,
+		"\x1b]0;title\x07\x7f": `\x1b]0;title\a\x7f`,
+		"\xff\xc3(":            `\xff\xc3(`,
+		"\u0085\u202e":         `\u0085\u202e`,
+		`back\slash`:           `back\slash`,
+	} {
+		if got := printable(in); got != want {
+			t.Errorf("printable(%q) = %s, want %s", in, got, want)
 		}
 	}
 }

@@ -22,7 +22,7 @@ type services struct {
 	readStats func(*config.Config) (*daemon.Stats, error)
 	zeroStats func(*config.Config) error
 	// explain answers errNeverCompiled for a file of which there is no record.
-	explain func(c *config.Config, file string) (*daemon.Explanation, error)
+	explain func(ctx context.Context, c *config.Config, file string) (*daemon.Explanation, error)
 	clean   func(context.Context, *config.Config, daemon.CleanOptions) (*daemon.CleanReport, error)
 	// serve runs the daemon until ctx ends, and has finished what was under
 	// way when it returns. It calls ready once it answers.
@@ -50,13 +50,13 @@ var wired = services{
 		}
 		return daemon.ZeroStats(disk)
 	},
-	explain: func(c *config.Config, file string) (*daemon.Explanation, error) {
+	explain: func(ctx context.Context, c *config.Config, file string) (*daemon.Explanation, error) {
 		ask(c, "drain")
 		disk, err := openCache(c)
 		if err != nil {
 			return nil, err
 		}
-		x, err := daemon.Explain(disk, file)
+		x, err := daemon.Explain(ctx, disk, file)
 		if errors.Is(err, daemon.ErrNoHistory) {
 			return nil, errNeverCompiled
 		}

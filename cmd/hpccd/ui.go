@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Rules for what users see:
@@ -86,7 +89,14 @@ func (t *table) row(cells ...string) {
 	if t.terminal {
 		out = t.w
 	}
-	if _, err := io.WriteString(out, strings.Join(cells, "\t")+"\n"); err != nil && t.err == nil {
+	line := ""
+	for i, c := range cells {
+		if i > 0 {
+			line += "\t"
+		}
+		line += printable(c)
+	}
+	if _, err := io.WriteString(out, line+"\n"); err != nil && t.err == nil {
 		t.err = err
 	}
 }
@@ -100,6 +110,32 @@ func (t *table) flush() error {
 	}
 	return t.err
 }
+
+// printable escapes what is not text for people, as Go's string literals do:
+// names from a build or a shared cache may hold control characters, and bytes
+// that are no UTF-8.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, isOdd) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if isOdd(r) {
+			quoted := strconv.QuoteToGraphic(s[i : i+n])
+			if r == utf8.RuneError || !strings.HasPrefix(quoted, `"\`) {
+				quoted = strconv.QuoteToASCII(s[i : i+n])
+			}
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
+}
+
+func isOdd(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 
 // shellQuote writes arg so that a POSIX shell reads it back as it is.
 func shellQuote(arg string) string {

@@ -1,7 +1,6 @@
 package action
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -13,6 +12,9 @@ import (
 // included now.
 const (
 	KindCompiler     = "compiler"
+	KindNative       = "native" // what -march=native and its like mean
+	KindMode         = "mode"   // reproducible or not
+	KindRoot         = "root"   // where the project lies; not Diff's, see Change
 	KindFlag         = "flag"
 	KindEnvironment  = "environment"
 	KindDirectory    = "directory"
@@ -21,46 +23,121 @@ const (
 	KindInput        = "input"        // holds something else
 	KindPreprocessed = "preprocessed" // the preprocessed text, where nothing else differs
 	KindLookup       = "lookup"       // what was looked for, where nothing else differs
+	KindDiagnostics  = "diagnostics"  // what messages depend on; not Diff's
 )
 
-// Change is one difference between two actions.
+// How a flag differs.
+const (
+	HowAdded     = "added"
+	HowRemoved   = "removed"
+	HowChanged   = "changed"
+	HowReordered = "reordered"
+)
+
+// Change is one difference between two actions. Diff leaves empty what only
+// the files and the search path tell, for whoever has those to fill in.
 type Change struct {
 	// Kind is one of the constants above.
 	Kind string `json:"kind"`
-	// Name is what differs: a path, an option, a variable.
+	// Name is what differs: a path, an option, a variable, a compiler's part.
 	Name string `json:"name"`
+	// How is one of the constants above for a flag, else "".
+	How string `json:"how,omitempty"`
 	// Old and New are what it was and is, "" where it was not or is not:
 	// arguments joined by spaces, NAME=value, a directory, the first 16 hex
 	// digits of a digest, or "absent" for a file that was looked for in vain.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
+	// Via is the chain of inclusions that leads to a file: the source first,
+	// the file last.
+	Via []string `json:"via,omitempty"`
+	// Directive is what looks for a file ("#include <x.h>"), and In the file
+	// that it stands in.
+	Directive string `json:"directive,omitempty"`
+	In        string `json:"in,omitempty"`
+	// Hides is the file that is not found any more because this one is found
+	// before it.
+	Hides string `json:"hides,omitempty"`
 }
 
-// absent is the Old or New of a path that is known not to exist.
-const absent = "absent"
+// Absent is the Old or New of a path that is known not to exist.
+const Absent = "absent"
 
-// String is the change as a line of text.
+// String is the change as a line of text. It holds names as they are, control
+// characters included.
 func (c Change) String() string {
-	switch {
-	case c.Kind == KindNewFile && c.Old == absent:
-		return fmt.Sprintf("%s: %s exists now, and is found first", c.Kind, c.Name)
-	case c.Kind == KindNewFile:
-		return fmt.Sprintf("%s: %s is read now", c.Kind, c.Name)
-	case c.Kind == KindGoneFile && c.New == absent:
-		return fmt.Sprintf("%s: %s does not exist any more", c.Kind, c.Name)
-	case c.Kind == KindGoneFile:
-		return fmt.Sprintf("%s: %s is not read any more", c.Kind, c.Name)
-	case c.Kind == KindInput || c.Kind == KindCompiler || c.Kind == KindPreprocessed:
-		return fmt.Sprintf("%s: %s changed", c.Kind, c.Name)
-	case c.Kind == KindLookup:
-		return fmt.Sprintf("%s: other paths are looked for, such as %s", c.Kind, c.Name)
-	case c.Old == "":
-		return fmt.Sprintf("%s: %s is new", c.Kind, c.New)
-	case c.New == "":
-		return fmt.Sprintf("%s: %s is gone", c.Kind, c.Old)
-	default:
-		return fmt.Sprintf("%s: %s is now %s", c.Kind, c.Old, c.New)
+	switch c.Kind {
+	case KindNewFile, KindGoneFile, KindInput:
+		return c.file() + c.where()
+	case KindCompiler:
+		return "compiler: " + c.oldNew(c.Name)
+	case KindPreprocessed:
+		return c.Name + " changed"
+	case KindLookup:
+		return "other paths are looked for, such as " + c.Name
+	case KindFlag:
+		switch c.How {
+		case HowAdded:
+			return "flag " + c.New + " is new"
+		case HowRemoved:
+			return "flag " + c.Old + " is gone"
+		case HowReordered:
+			return "flags stand in another order: " + c.Name
+		}
+		return "flag " + c.Old + " is now " + c.New
+	case KindEnvironment:
+		switch {
+		case c.Old == "":
+			return "variable " + c.New + " is set now"
+		case c.New == "":
+			return "variable " + c.Old + " is not set any more"
+		}
+		return "variable " + c.Old + " is now " + c.New
+	case KindDiagnostics:
+		return "messages: " + c.oldNew(c.Name)
 	}
+	return c.oldNew(c.Name)
+}
+
+func (c Change) file() string {
+	switch {
+	case c.Kind == KindInput:
+		return c.Name + " changed"
+	case c.Kind == KindNewFile && c.Hides != "":
+		return c.Name + " exists now and hides " + c.Hides
+	case c.Kind == KindNewFile && c.Old == Absent:
+		return c.Name + " exists now where it was looked for in vain"
+	case c.Kind == KindNewFile:
+		return c.Name + " is read now"
+	case c.New == Absent:
+		return c.Name + " does not exist any more"
+	}
+	return c.Name + " is not read any more"
+}
+
+// where tells who includes a file.
+func (c Change) where() string {
+	switch {
+	case c.Directive != "" && len(c.Via) > 2:
+		return " (" + c.Directive + " in " + c.In + ", " + strings.Join(c.Via, " -> ") + ")"
+	case c.Directive != "":
+		return " (" + c.Directive + " in " + c.In + ")"
+	case len(c.Via) > 1:
+		return " (" + strings.Join(c.Via, " -> ") + ")"
+	}
+	return ""
+}
+
+func (c Change) oldNew(what string) string {
+	switch {
+	case c.Old == "" && c.New == "":
+		return what + " changed"
+	case c.Old == "":
+		return what + " is new: " + c.New
+	case c.New == "":
+		return what + " is gone: " + c.Old
+	}
+	return what + " was " + c.Old + " and is now " + c.New
 }
 
 // Diff lists what differs between two actions, the most telling first. It is
@@ -68,19 +145,22 @@ func (c Change) String() string {
 func Diff(old, new *Action) []Change {
 	var d []Change
 	if old.Toolchain != new.Toolchain {
-		d = append(d, Change{KindCompiler, "the compiler", short(old.Toolchain), short(new.Toolchain)})
+		d = append(d, Change{Kind: KindCompiler, Name: "the compiler", Old: short(old.Toolchain), New: short(new.Toolchain)})
 	}
-	d = append(d, diffCommand(old.Command, new.Command)...)
+	oldCommand, oldMarks := splitMarks(old.Command)
+	newCommand, newMarks := splitMarks(new.Command)
+	d = append(d, diffMarks(oldMarks, newMarks)...)
+	d = append(d, diffCommand(oldCommand, newCommand)...)
 	d = append(d, diffEnv(old.Env, new.Env)...)
 	if old.Cwd != new.Cwd {
-		d = append(d, Change{KindDirectory, "the working directory", old.Cwd, new.Cwd})
+		d = append(d, Change{Kind: KindDirectory, Name: "the working directory", Old: old.Cwd, New: new.Cwd})
 	}
 	d = append(d, diffFiles(old, new)...)
 	if len(d) > 0 {
 		return d
 	}
 	if old.Preprocessed != new.Preprocessed {
-		return []Change{{KindPreprocessed, "the preprocessed text", short(old.Preprocessed.Sum()), short(new.Preprocessed.Sum())}}
+		return []Change{{Kind: KindPreprocessed, Name: "the preprocessed text", Old: short(old.Preprocessed.Sum()), New: short(new.Preprocessed.Sum())}}
 	}
 	if old.Key() != new.Key() {
 		// A hundred directories more in which a header was not found say as
@@ -88,6 +168,60 @@ func Diff(old, new *Action) []Change {
 		return []Change{{Kind: KindLookup, Name: firstLookup(old, new)}}
 	}
 	return nil
+}
+
+// splitMarks tells the arguments of a command from the marks in it.
+func splitMarks(command []string) (args, marks []string) {
+	for _, word := range command {
+		if _, _, ok := ParseMark(word); ok {
+			marks = append(marks, word)
+		} else {
+			args = append(args, word)
+		}
+	}
+	return args, marks
+}
+
+// diffMarks compares marks as a set; nobody writes one twice.
+func diffMarks(old, new []string) []Change {
+	if slices.Equal(old, new) {
+		return nil
+	}
+	was, is := map[string]string{}, map[string]string{}
+	var names []string
+	for i, marks := range [2][]string{old, new} {
+		for _, m := range marks {
+			name, value, _ := ParseMark(m)
+			[2]map[string]string{was, is}[i][name] = value
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var d []Change
+	for _, name := range slices.Compact(names) {
+		if was[name] == is[name] {
+			continue
+		}
+		c := Change{Kind: name, Name: name, Old: was[name], New: is[name]}
+		switch name {
+		case "native":
+			c.Kind, c.Name = KindNative, "what native means"
+		case "mode":
+			c.Kind, c.Name = KindMode, "the mode of builds"
+			if c.Old == "" {
+				c.Old = "plain"
+			}
+			if c.New == "" {
+				c.New = "plain"
+			}
+		}
+		d = append(d, c)
+	}
+	if len(d) == 0 {
+		// The same in another order, or twice: the keys differ all the same.
+		d = append(d, Change{Kind: KindFlag, Name: names[0], How: HowReordered})
+	}
+	return d
 }
 
 func short(k digest.Key) string { return k.String()[:16] }
@@ -109,12 +243,12 @@ func diffEnv(old, new []string) []Change {
 	var d []Change
 	for name, kv := range was {
 		if is[name] != kv {
-			d = append(d, Change{KindEnvironment, name, kv, is[name]})
+			d = append(d, Change{Kind: KindEnvironment, Name: name, Old: kv, New: is[name]})
 		}
 	}
 	for name, kv := range is {
 		if _, ok := was[name]; !ok {
-			d = append(d, Change{KindEnvironment, name, "", kv})
+			d = append(d, Change{Kind: KindEnvironment, Name: name, New: kv})
 		}
 	}
 	slices.SortFunc(d, func(a, b Change) int { return strings.Compare(a.Name, b.Name) })
@@ -130,7 +264,7 @@ type known struct {
 func (k known) String() string {
 	switch {
 	case !k.exists:
-		return absent
+		return Absent
 	case k.digest.IsZero():
 		return "present"
 	default:
@@ -161,27 +295,48 @@ func diffFiles(old, new *Action) []Change {
 	for _, path := range paths(new) {
 		now := is[path]
 		before, ok := was[path]
+		c := Change{Kind: KindNewFile, Name: path, New: now.String()}
 		switch {
+		case !ok && isAbsent(was, path):
+			c.Old = Absent
+			appeared = append(appeared, c)
 		case !ok && !now.digest.IsZero():
-			read = append(read, Change{KindNewFile, path, "", now.String()})
+			read = append(read, c)
 		case !ok || !now.exists:
 		case !before.exists:
-			appeared = append(appeared, Change{KindNewFile, path, absent, now.String()})
+			c.Old = Absent
+			appeared = append(appeared, c)
 		case !before.digest.IsZero() && !now.digest.IsZero() && before.digest != now.digest:
-			changed = append(changed, Change{KindInput, path, before.String(), now.String()})
+			c.Kind, c.Old = KindInput, before.String()
+			changed = append(changed, c)
 		}
 	}
 	for _, path := range paths(old) {
 		before := was[path]
 		now, ok := is[path]
+		c := Change{Kind: KindGoneFile, Name: path, Old: before.String()}
 		switch {
+		case ok && before.exists && !now.exists, !ok && isAbsent(is, path):
+			c.New = Absent
+			vanished = append(vanished, c)
 		case !ok && !before.digest.IsZero():
-			unread = append(unread, Change{KindGoneFile, path, before.String(), ""})
-		case ok && before.exists && !now.exists:
-			vanished = append(vanished, Change{KindGoneFile, path, before.String(), absent})
+			unread = append(unread, c)
 		}
 	}
 	return slices.Concat(appeared, vanished, changed, read, unread)
+}
+
+// isAbsent reports whether a directory on the way to path is known not to
+// exist: of what was looked for below a missing directory only that is kept.
+func isAbsent(files map[string]known, path string) bool {
+	for i := len(path) - 1; i > 0; i-- {
+		if path[i] == '/' {
+			if k, ok := files[path[:i]]; ok && !k.exists {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // paths lists what an action knows to exist, inputs in their order first, each
@@ -254,7 +409,7 @@ func diffCommand(old, new []string) []Change {
 			}
 		}
 	}
-	var d []Change
+	var runs []flagRun
 	for i, j := 0, 0; i < len(old) || j < len(new); {
 		i0, j0 := i, j
 		for i < len(old) || j < len(new) {
@@ -267,35 +422,95 @@ func diffCommand(old, new []string) []Change {
 				j++
 			}
 		}
-		d = flagChanges(d, before, old[i0:i], new[j0:j])
+		if i > i0 || j > j0 {
+			runs = append(runs, flagRun{before, old[i0:i], new[j0:j]})
+		}
 		for i < len(old) && j < len(new) && old[i] == new[j] {
 			before = old[i]
 			i++
 			j++
 		}
 	}
+	d := takeMoved(runs, old, new)
+	for _, r := range runs {
+		d = flagChanges(d, r.before, r.old, r.new)
+	}
 	return d
 }
 
+// flagRun is a run of arguments that stand in one command in the place of
+// those in the other. before is the argument that precedes it.
+type flagRun struct {
+	before   string
+	old, new []string
+}
+
+// takeMoved takes out of runs the arguments that went at one place and came at
+// another, and returns the change that they are. old and new are the part of
+// the commands that differs.
+func takeMoved(runs []flagRun, old, new []string) []Change {
+	went, came := map[string]int{}, map[string]int{}
+	for _, r := range runs {
+		for _, a := range r.old {
+			went[a]++
+		}
+		for _, a := range r.new {
+			came[a]++
+		}
+	}
+	// How many of each are still to be taken out, on either side.
+	out, in := map[string]int{}, map[string]int{}
+	for a, n := range went {
+		out[a] = min(n, came[a])
+		in[a] = out[a]
+	}
+	var moved []string
+	take := func(args []string, left map[string]int, taken func(string)) []string {
+		// A copy: the runs share memory with the commands.
+		return slices.DeleteFunc(slices.Clone(args), func(a string) bool {
+			if left[a] == 0 {
+				return false
+			}
+			left[a]--
+			taken(a)
+			return true
+		})
+	}
+	for i := range runs {
+		r := &runs[i]
+		r.old = take(r.old, out, func(a string) { moved = append(moved, a) })
+		r.new = take(r.new, in, func(string) {})
+	}
+	if len(moved) == 0 {
+		return nil
+	}
+	return []Change{{
+		Kind: KindFlag, Name: strings.Join(moved, " "), How: HowReordered,
+		Old: strings.Join(old, " "), New: strings.Join(new, " "),
+	}}
+}
+
 // flagChanges adds the changes of one run: argument by argument where both
-// sides have as many, else as one. before is the argument that precedes it.
+// sides have as many, else as one.
 func flagChanges(d []Change, before string, old, new []string) []Change {
+	c := Change{Kind: KindFlag, Old: strings.Join(old, " "), New: strings.Join(new, " ")}
 	switch {
 	case len(old) == 0 && len(new) == 0:
 		return d
 	case len(old) == len(new):
 		for i := range old {
-			d = append(d, Change{KindFlag, flagName(before, old[i], new[i]), old[i], new[i]})
+			d = append(d, Change{Kind: KindFlag, Name: flagName(before, old[i], new[i]), How: HowChanged, Old: old[i], New: new[i]})
 			before = old[i]
 		}
 		return d
 	case len(old) == 0:
-		return append(d, Change{KindFlag, flagName(before, new[0], new[0]), "", strings.Join(new, " ")})
+		c.Name, c.How = flagName(before, new[0], new[0]), HowAdded
 	case len(new) == 0:
-		return append(d, Change{KindFlag, flagName(before, old[0], old[0]), strings.Join(old, " "), ""})
+		c.Name, c.How = flagName(before, old[0], old[0]), HowRemoved
 	default:
-		return append(d, Change{KindFlag, flagName(before, old[0], new[0]), strings.Join(old, " "), strings.Join(new, " ")})
+		c.Name, c.How = flagName(before, old[0], new[0]), HowChanged
 	}
+	return append(d, c)
 }
 
 // flagName is the option that one argument or the other belongs to: what two

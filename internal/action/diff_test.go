@@ -73,58 +73,71 @@ func TestDiff(t *testing.T) {
 	}{
 		{"nothing", func(*Action) {}, nil},
 		{"order of inputs", func(a *Action) { slices.Reverse(a.Inputs) }, nil},
-		{"compiler", func(a *Action) { a.Toolchain[0]++ }, []string{"compiler: the compiler changed"}},
-		{"directory", func(a *Action) { a.Cwd = "/w" }, []string{"directory: /w is new"}},
+		{"compiler", func(a *Action) { a.Toolchain[0]++ }, []string{"compiler: the compiler was 0100000000000000 and is now 0200000000000000"}},
+		{"directory", func(a *Action) { a.Cwd = "/w" }, []string{"the working directory is new: /w"}},
 
-		{"changed flag", command("-O3 -DX=1 -I include -Wall -c src/a.c"), []string{"flag: -O2 is now -O3"}},
-		{"changed definition", command("-O2 -DX=2 -I include -Wall -c src/a.c"), []string{"flag: -DX=1 is now -DX=2"}},
-		{"changed value", command("-O2 -DX=1 -I inc -Wall -c src/a.c"), []string{"flag: include is now inc"}},
-		{"new flag", command("-O2 -DX=1 -I include -Wall -g -c src/a.c"), []string{"flag: -g is new"}},
-		{"new flag at the front", command("-g -O2 -DX=1 -I include -Wall -c src/a.c"), []string{"flag: -g is new"}},
-		{"new flags", command("-O2 -DX=1 -I include -I lib -Wall -c src/a.c"), []string{"flag: -I lib is new"}},
-		{"gone flag", command("-O2 -I include -Wall -c src/a.c"), []string{"flag: -DX=1 is gone"}},
-		{"gone flags", command("-O2 -DX=1 -Wall -c src/a.c"), []string{"flag: -I include is gone"}},
-		{"two places", command("-O3 -DX=1 -I include -Wall -Wextra -c src/a.c"), []string{"flag: -O2 is now -O3", "flag: -Wextra is new"}},
-		{"other order", command("-DX=1 -O2 -I include -Wall -c src/a.c"), []string{"flag: -O2 is gone", "flag: -O2 is new"}},
-		{"one for two", command("-O2 -DX=1 -Iinclude -Wall -c src/a.c"), []string{"flag: -I include is now -Iinclude"}},
-		{"no command", func(a *Action) { a.Command = nil }, []string{"flag: -O2 -DX=1 -I include -Wall -c src/a.c is gone"}},
+		{"changed flag", command("-O3 -DX=1 -I include -Wall -c src/a.c"), []string{"flag -O2 is now -O3"}},
+		{"changed definition", command("-O2 -DX=2 -I include -Wall -c src/a.c"), []string{"flag -DX=1 is now -DX=2"}},
+		{"changed value", command("-O2 -DX=1 -I inc -Wall -c src/a.c"), []string{"flag include is now inc"}},
+		{"new flag", command("-O2 -DX=1 -I include -Wall -g -c src/a.c"), []string{"flag -g is new"}},
+		{"new flag at the front", command("-g -O2 -DX=1 -I include -Wall -c src/a.c"), []string{"flag -g is new"}},
+		{"new flags", command("-O2 -DX=1 -I include -I lib -Wall -c src/a.c"), []string{"flag -I lib is new"}},
+		{"gone flag", command("-O2 -I include -Wall -c src/a.c"), []string{"flag -DX=1 is gone"}},
+		{"gone flags", command("-O2 -DX=1 -Wall -c src/a.c"), []string{"flag -I include is gone"}},
+		{"two places", command("-O3 -DX=1 -I include -Wall -Wextra -c src/a.c"), []string{"flag -O2 is now -O3", "flag -Wextra is new"}},
+		{"other order", command("-DX=1 -O2 -I include -Wall -c src/a.c"), []string{"flags stand in another order: -O2"}},
+		{"moved over another change", command("-DX=1 -O2 -I include -Wextra -c src/a.c"), []string{"flags stand in another order: -O2", "flag -Wall is now -Wextra"}},
+		{"moved and doubled", command("-DX=1 -O2 -O2 -I include -Wall -c src/a.c"), []string{"flags stand in another order: -O2", "flag -O2 is new"}},
+		{"one for two", command("-O2 -DX=1 -Iinclude -Wall -c src/a.c"), []string{"flag -I include is now -Iinclude"}},
+		{"no command", func(a *Action) { a.Command = nil }, []string{"flag -O2 -DX=1 -I include -Wall -c src/a.c is gone"}},
 
-		{"changed variable", func(a *Action) { a.Env[1] = "LANG=de" }, []string{"environment: LANG=C is now LANG=de"}},
-		{"new variable", func(a *Action) { a.Env = append(a.Env, "A=") }, []string{"environment: A= is new"}},
-		{"gone variable", func(a *Action) { a.Env = a.Env[1:] }, []string{"environment: CPATH=/opt/include is gone"}},
-		{"empty variable", func(a *Action) { a.Env[1] = "LANG=" }, []string{"environment: LANG=C is now LANG="}},
+		{"changed variable", func(a *Action) { a.Env[1] = "LANG=de" }, []string{"variable LANG=C is now LANG=de"}},
+		{"new variable", func(a *Action) { a.Env = append(a.Env, "A=") }, []string{"variable A= is set now"}},
+		{"gone variable", func(a *Action) { a.Env = a.Env[1:] }, []string{"variable CPATH=/opt/include is not set any more"}},
+		{"empty variable", func(a *Action) { a.Env[1] = "LANG=" }, []string{"variable LANG=C is now LANG="}},
 
-		{"changed source", func(a *Action) { content(a, "src/a.c", "x") }, []string{"input: src/a.c changed"}},
-		{"changed header", func(a *Action) { content(a, "include/b.h", "x") }, []string{"input: include/b.h changed"}},
+		{"changed source", func(a *Action) { content(a, "src/a.c", "x") }, []string{"src/a.c changed"}},
+		{"changed header", func(a *Action) { content(a, "include/b.h", "x") }, []string{"include/b.h changed"}},
 		{"two headers", func(a *Action) { content(a, "include/b.h", "x"); content(a, "/usr/include/stdio.h", "x") },
-			[]string{"input: include/b.h changed", "input: /usr/include/stdio.h changed"}},
+			[]string{"include/b.h changed", "/usr/include/stdio.h changed"}},
 		{"shadowing header", func(a *Action) {
 			a.Inputs[1] = Input{"src/b.h", digest.Of([]byte("new"))}
 			a.Absent = a.Absent[1:]
-		}, []string{"new-file: src/b.h exists now, and is found first", "gone-file: include/b.h is not read any more"}},
+		}, []string{"src/b.h exists now where it was looked for in vain", "include/b.h is not read any more"}},
 		{"probed header appears", func(a *Action) {
 			a.Present = append(a.Present, "src/b.h")
 			a.Absent = a.Absent[1:]
-		}, []string{"new-file: src/b.h exists now, and is found first"}},
+		}, []string{"src/b.h exists now where it was looked for in vain"}},
 		{"probed header is gone", func(a *Action) { a.Absent = append(a.Absent, "include/probe.h"); a.Present = nil },
-			[]string{"gone-file: include/probe.h does not exist any more"}},
+			[]string{"include/probe.h does not exist any more"}},
 		{"header is gone", func(a *Action) {
 			a.Inputs = slices.Delete(a.Inputs, 1, 2)
 			a.Absent = append(a.Absent, "include/b.h")
-		}, []string{"gone-file: include/b.h does not exist any more"}},
+		}, []string{"include/b.h does not exist any more"}},
 		{"include added", func(a *Action) {
 			content(a, "src/a.c", "x")
 			a.Inputs = append(a.Inputs, Input{"include/c.h", digest.Of([]byte("c"))})
-		}, []string{"input: src/a.c changed", "new-file: include/c.h is read now"}},
+		}, []string{"src/a.c changed", "include/c.h is read now"}},
 		{"include dropped", func(a *Action) {
 			content(a, "src/a.c", "x")
 			a.Inputs = a.Inputs[:2]
-		}, []string{"input: src/a.c changed", "gone-file: /usr/include/stdio.h is not read any more"}},
+		}, []string{"src/a.c changed", "/usr/include/stdio.h is not read any more"}},
 
-		{"preprocessed text", func(a *Action) { a.Preprocessed = digest.Of([]byte("x")) }, []string{"preprocessed: the preprocessed text changed"}},
+		{"directory of a probed header is gone", func(a *Action) {
+			a.Absent = append(a.Absent, "include")
+			a.Present = nil
+			a.Inputs = slices.Delete(a.Inputs, 1, 2)
+		},
+			[]string{"include/b.h does not exist any more", "include/probe.h does not exist any more"}},
+		{"native", func(a *Action) { a.Command = append(a.Command, Mark("native", "-march=x")) },
+			[]string{"what native means is new: -march=x"}},
+		{"mode", func(a *Action) { a.Command = append(a.Command, Mark("mode", "reproducible")) },
+			[]string{"the mode of builds was plain and is now reproducible"}},
+
+		{"preprocessed text", func(a *Action) { a.Preprocessed = digest.Of([]byte("x")) }, []string{"the preprocessed text changed"}},
 		{"text with its header", func(a *Action) { a.Preprocessed = digest.Of([]byte("x")); content(a, "include/b.h", "x") },
-			[]string{"input: include/b.h changed"}},
-		{"other look-ups", func(a *Action) { a.Absent = append(a.Absent, "z.h", "y.h") }, []string{"lookup: other paths are looked for, such as y.h"}},
+			[]string{"include/b.h changed"}},
+		{"other look-ups", func(a *Action) { a.Absent = append(a.Absent, "z.h", "y.h") }, []string{"other paths are looked for, such as y.h"}},
 
 		{"all at once", func(a *Action) {
 			a.Toolchain[0]++
@@ -133,8 +146,8 @@ func TestDiff(t *testing.T) {
 			a.Cwd = "/w"
 			content(a, "src/a.c", "x")
 		}, []string{
-			"compiler: the compiler changed", "flag: -O2 is now -O3", "environment: LANG=C is now LANG=de",
-			"directory: /w is new", "input: src/a.c changed",
+			"compiler: the compiler was 0100000000000000 and is now 0200000000000000", "flag -O2 is now -O3", "variable LANG=C is now LANG=de",
+			"the working directory is new: /w", "src/a.c changed",
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

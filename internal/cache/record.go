@@ -240,6 +240,19 @@ func (c *Disk) memoPath(name string) (string, error) {
 	return c.dir + "/memo/" + kind + "/" + key[:2] + "/" + key, nil
 }
 
+// EachMemo calls visit with the bytes of every memo of a kind until that
+// returns false. Those that are damaged, or vanish meanwhile, are left out.
+func (c *Disk) EachMemo(kind string, visit func([]byte) bool) {
+	for _, shard := range subdirs(c.dir + "/memo/" + kind) {
+		names, _ := os.ReadDir(shard)
+		for _, e := range names {
+			if b, err := c.Memo(kind + "/" + e.Name()); err == nil && !visit(b) {
+				return
+			}
+		}
+	}
+}
+
 func isMemoKind(s string) bool {
 	for _, r := range s {
 		if r < 'a' || r > 'z' {

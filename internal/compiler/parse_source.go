@@ -1,6 +1,9 @@
 package compiler
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Languages as -x names them.
 const (
@@ -52,6 +55,25 @@ var sourceNames = []struct {
 	{".sx", langAssemblerSource, GCC},
 	{".h .hh .H .hp .hxx .hpp .HPP .h++ .tcc", langHeader, 0},
 	{".cppm .ccm .cxxm .c++m .ixx .pcm .iim", langModule, 0},
+}
+
+// SourcesIn guesses which arguments of a command name sources, by their
+// suffixes alone: for commands that Parse refuses, and for people.
+func SourcesIn(args []string) []string {
+	var sources []string
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			continue
+		}
+		for _, n := range sourceNames {
+			dot := strings.LastIndexByte(a, '.')
+			if dot >= 0 && n.language != langHeader && slices.Contains(strings.Fields(n.suffixes), a[dot:]) {
+				sources = append(sources, a)
+				break
+			}
+		}
+	}
+	return sources
 }
 
 // input takes a word that is no option.

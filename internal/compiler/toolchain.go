@@ -41,6 +41,8 @@ type Toolchain struct {
 	// Sysroot is the compiler's configured root for headers, often "".
 	Sysroot string
 
+	// facts is what Identity is made from besides Parts.
+	facts    []Fact
 	driver   driver
 	detector *Detector
 }

@@ -21,17 +21,11 @@ type detection struct {
 
 	banner []string // the lines of -v that tell builds apart
 	parts  []Part
-	facts  []fact // what decides objects besides the content of parts
-}
-
-// fact is a labelled list of strings in the identity.
-type fact struct {
-	label  string
-	values []string
+	facts  []Fact
 }
 
 func (det *detection) fact(label string, values ...string) {
-	det.facts = append(det.facts, fact{label, values})
+	det.facts = append(det.facts, Fact{label, values})
 }
 
 // launchers are programs that take a compiler's name and run another one. They
@@ -73,6 +67,7 @@ func (det *detection) detect(ctx context.Context) (*Toolchain, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.facts = append([]Fact{{"name", []string{filepath.Base(det.driver.argv0)}}, {"banner", det.banner}}, det.facts...)
 	t.Parts, t.Identity = det.parts, det.identity(t)
 	return t, nil
 }
@@ -83,10 +78,8 @@ func (det *detection) detect(ctx context.Context) (*Toolchain, error) {
 func (det *detection) identity(t *Toolchain) digest.Key {
 	k := digest.NewKey("toolchain")
 	k.Field("family", t.Family.String())
-	k.Field("name", filepath.Base(det.driver.argv0))
-	k.Field("banner", det.banner...)
-	for _, f := range det.facts {
-		k.Field(f.label, f.values...)
+	for _, f := range t.facts {
+		k.Field(f.Label, f.Values...)
 	}
 	for _, p := range det.parts {
 		k.Field("part", p.Name, p.Digest.String())

@@ -11,7 +11,7 @@ import (
 // against damage. What is checked here keeps another version's record, or one
 // that a user edited, from being more than a reason to ask the compiler again.
 const (
-	recordVersion = 1
+	recordVersion = 2
 	recordBytes   = 1 << 20
 	recordItems   = 4096
 )
@@ -25,6 +25,7 @@ type toolchainRecord struct {
 	Identity string       `json:"identity"`
 	AsPath   string       `json:"as"`
 	Sysroot  string       `json:"sysroot"`
+	Facts    []Fact       `json:"facts"`
 	Parts    []partRecord `json:"parts"`
 	Watches  watchList    `json:"watches"`
 }
@@ -38,7 +39,7 @@ type partRecord struct {
 func (d *Detector) storeToolchain(name string, t *Toolchain, watches watchList) {
 	r := toolchainRecord{
 		Version: recordVersion, Family: t.Family, Release: t.Version, Target: t.Target,
-		Identity: t.Identity.String(), AsPath: t.AsPath, Sysroot: t.Sysroot, Watches: watches,
+		Identity: t.Identity.String(), AsPath: t.AsPath, Sysroot: t.Sysroot, Facts: t.facts, Watches: watches,
 	}
 	for _, p := range t.Parts {
 		r.Parts = append(r.Parts, partRecord{p.Name, p.Path, p.Digest.String()})
@@ -53,7 +54,7 @@ func (d *Detector) loadToolchain(name string) (*Toolchain, watchList, bool) {
 		r.Family != GCC && r.Family != Clang || len(r.Watches) == 0 || !r.Watches.sane() {
 		return nil, nil, false
 	}
-	t := &Toolchain{Family: r.Family, Version: r.Release, Target: r.Target, AsPath: r.AsPath, Sysroot: r.Sysroot}
+	t := &Toolchain{Family: r.Family, Version: r.Release, Target: r.Target, AsPath: r.AsPath, Sysroot: r.Sysroot, facts: r.Facts}
 	var err error
 	if t.Identity, err = digest.ParseKey(r.Identity); err != nil {
 		return nil, nil, false

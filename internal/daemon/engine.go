@@ -61,6 +61,8 @@ type Engine struct {
 	flights   flights
 	stats     *recorder
 	history   *history
+	// described are the toolchains whose descriptions are on disk.
+	described sync.Map // digest.Key -> struct{}
 
 	storing sync.WaitGroup
 	// slots bounds the results that are stored in the background at once;
@@ -124,6 +126,14 @@ func (e *Engine) Compile(ctx context.Context, req *ipcv1.Compile, client Client)
 		j.finish()
 	}
 	return msg
+}
+
+// remember stores, once for each toolchain, what its identity stands for. Only
+// results that are stored are ever compared, so that hits are spared this.
+func (e *Engine) remember(t *compiler.Toolchain) {
+	if _, known := e.described.LoadOrStore(t.Identity, struct{}{}); !known {
+		t.Remember(e.cache)
+	}
 }
 
 // The engine's own reasons for not caching, beside the compiler package's.

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
-	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/cache"
 	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/compiler/env"
 	"hpcc.dev/hpcc/internal/digest"
 )
 
@@ -17,19 +19,62 @@ import (
 // a few configurations of one tree side by side.
 const maxAttempts = 16
 
-// Attempt is one compile of a source, as `explain` remembers it.
+// maxHistory bounds one record, in bytes. Commands are some kilobytes long; those
+// of hundreds push out the older attempts.
+const maxHistory = 1 << 20
+
+// Attempt is one compile of a source, as `explain` remembers it: all that is
+// needed to find out later how it came to its inputs.
 type Attempt struct {
 	Time    time.Time       `json:"time"`
 	Outcome string          `json:"outcome"`
 	Reason  compiler.Reason `json:"reason,omitempty"`
 	Detail  string          `json:"detail,omitempty"`
-	Command []string        `json:"command"`
+	// Compiler is the program behind Command[0], absolute.
+	Compiler string   `json:"compiler"`
+	Command  []string `json:"command"`
+	// Env are the variables that some compiler reads.
+	Env []string `json:"env,omitempty"`
+	// Streams say what stdout and stderr were, as terminalText does.
+	Streams [2]string `json:"streams"`
+	// Source is as the command names it, with the working directory if that is
+	// relative.
+	Source string `json:"source"`
+	Cwd    string `json:"cwd"`
+	Output string `json:"output,omitempty"`
+	// Roots are the project roots in reproducible mode.
+	Roots []string `json:"roots,omitempty"`
 	// Differs is the first path that kept a stored result from being a hit.
 	Differs string `json:"differs,omitempty"`
-	Cwd     string `json:"cwd"`
-	Output  string `json:"output,omitempty"`
-	// Action is the key of the result found or stored, in hex.
-	Action string `json:"action,omitempty"`
+	// Action is the key of the result found or stored, and Manifest that of the
+	// manifest with its candidate, in hex.
+	Action   string `json:"action,omitempty"`
+	Manifest string `json:"manifest,omitempty"`
+}
+
+func newAttempt(j *job) Attempt {
+	o := &j.outcome
+	a := Attempt{
+		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail, Differs: o.why,
+		Compiler: j.req.GetCompiler(), Command: j.req.GetArgs(),
+		Streams: [2]string{terminalText(j.req.GetStdout()), terminalText(j.req.GetStderr())},
+		Cwd:     j.req.GetCwd(),
+	}
+	for _, kv := range j.req.GetEnv() {
+		name, _, _ := strings.Cut(kv, "=")
+		if env.Roles(name)&^env.Ignore != 0 {
+			a.Env = append(a.Env, kv)
+		}
+	}
+	if !o.action.IsZero() {
+		a.Action, a.Manifest = o.action.String(), o.manifest.String()
+	}
+	return a
+}
+
+// mark tells attempts apart that are worth remembering each.
+func (a *Attempt) mark() string {
+	return strings.Join([]string{a.Action, a.Output, a.Outcome, string(a.Reason), a.Detail}, "\x00")
 }
 
 // record of one source file.
@@ -61,24 +106,56 @@ func memoName(source string) string {
 
 func (h *history) record(j *job) {
 	if j.prep == nil {
+		h.recordRefused(j)
 		return
 	}
-	source := filepath.Clean(j.prep.place.absolute(j.prep.inv.Source))
-	o := &j.outcome
-	a := Attempt{
-		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail, Differs: o.why,
-		Cwd: j.req.GetCwd(), Output: j.prep.inv.Object, Command: j.req.GetArgs(),
+	p, a := j.prep.place, newAttempt(j)
+	a.Source, a.Output = j.prep.inv.Source, j.prep.inv.Object
+	if p.paths != nil {
+		for _, r := range p.paths.Roots {
+			a.Roots = append(a.Roots, r.Dir)
+		}
 	}
-	if !o.action.IsZero() {
-		a.Action = o.action.String()
-	}
-	mark := a.Action + a.Output + a.Outcome
-	if o.kind == hitDirect {
+	source := filepath.Clean(p.absolute(j.prep.inv.Source))
+	mark := a.mark()
+	if j.outcome.kind == hitDirect {
 		if prev, ok := h.last.get(source); ok && prev == mark {
 			return
 		}
 	}
 	h.last.put(source, mark)
+	h.add(source, a)
+	// Another checkout has no history of its own, but the same sources.
+	if neutral := p.paths.Neutral(source); neutral != source && j.outcome.kind == miss {
+		h.add(neutral, a)
+	}
+}
+
+// maxRefused bounds the sources of one refused command that are recorded.
+const maxRefused = 4
+
+// recordRefused records a command that was not understood, or is no compile of
+// one source, under what seem to be its sources. Preprocessing and questions
+// are no compiles.
+func (h *history) recordRefused(j *job) {
+	switch j.outcome.reason {
+	case "", compiler.ReasonPreprocessing, compiler.ReasonQuery, reasonDisabled:
+		return
+	}
+	sources := compiler.SourcesIn(j.req.GetArgs()[min(1, len(j.req.GetArgs())):])
+	for _, s := range sources[:min(len(sources), maxRefused)] {
+		a := newAttempt(j)
+		a.Source = s
+		source := filepath.Clean(place{cwd: j.req.GetCwd()}.absolute(s))
+		if prev, ok := h.last.get(source); ok && prev == a.mark() {
+			continue
+		}
+		h.last.put(source, a.mark())
+		h.add(source, a)
+	}
+}
+
+func (h *history) add(source string, a Attempt) {
 	h.mu.Lock()
 	first := len(h.pending) == 0
 	h.pending[source] = append([]Attempt{a}, h.pending[source]...)
@@ -106,12 +183,9 @@ func (h *history) write() {
 			return
 		}
 		rec, _ := readHistory(h.cache, source)
-		rec.Attempts = append(fresh, rec.Attempts...)
-		if len(rec.Attempts) > maxAttempts {
-			rec.Attempts = rec.Attempts[:maxAttempts]
-		}
-		if b, err := json.Marshal(rec); err == nil {
-			_ = h.cache.PutMemo(memoName(source), b) // a lost explanation is no more than that
+		if rec.add(fresh) {
+			// A lost explanation is no more than that.
+			_ = h.cache.PutMemo(memoName(source), rec.encode())
 		}
 		h.mu.Lock()
 		if len(h.pending[source]) == len(fresh) {
@@ -120,6 +194,30 @@ func (h *history) write() {
 			h.pending[source] = h.pending[source][:len(h.pending[source])-len(fresh)]
 		}
 		h.mu.Unlock()
+	}
+}
+
+// add puts attempts first, and reports whether that changes anything: a
+// compile in one shot does not know what was written before it.
+func (r *sourceRecord) add(fresh []Attempt) bool {
+	if len(fresh) == 1 && fresh[0].Outcome == hitDirect.String() && len(r.Attempts) > 0 && fresh[0].mark() == r.Attempts[0].mark() {
+		return false
+	}
+	r.Attempts = append(slices.Clone(fresh), r.Attempts...)
+	if len(r.Attempts) > maxAttempts {
+		r.Attempts = r.Attempts[:maxAttempts]
+	}
+	return true
+}
+
+// encode leaves out as many of the oldest attempts as maxHistory asks for.
+func (r *sourceRecord) encode() []byte {
+	for {
+		b, err := json.Marshal(r)
+		if err == nil && len(b) <= maxHistory || len(r.Attempts) == 0 {
+			return b
+		}
+		r.Attempts = r.Attempts[:len(r.Attempts)/2]
 	}
 }
 
@@ -135,56 +233,4 @@ func readHistory(c *cache.Disk, source string) (*sourceRecord, error) {
 		return &sourceRecord{Source: source}, errors.New("the record is damaged")
 	}
 	return rec, nil
-}
-
-// ErrNoHistory says that no compile of a source was seen.
-var ErrNoHistory = errors.New("no compile of this file was seen")
-
-// Explain compares the last compile of a source, an absolute path, with the
-// one before that had another result.
-func Explain(c *cache.Disk, source string) (*Explanation, error) {
-	source = filepath.Clean(source)
-	rec, err := readHistory(c, source)
-	if err != nil || len(rec.Attempts) == 0 {
-		return nil, ErrNoHistory
-	}
-	last := rec.Attempts[0]
-	x := &Explanation{
-		File: source, Time: last.Time, Command: last.Command, Outcome: last.Outcome,
-		Reason: string(last.Reason), Action: last.Action,
-	}
-	if last.Action == "" {
-		x.Note = last.Detail
-		return x, nil
-	}
-	now, err := storedAction(c, last.Action)
-	if err != nil {
-		x.Note = "its result is not in the cache any more"
-		return x, nil
-	}
-	for _, a := range rec.Attempts[1:] {
-		if a.Action == "" || a.Action == last.Action {
-			continue
-		}
-		before, err := storedAction(c, a.Action)
-		if err != nil {
-			continue
-		}
-		x.Against = "the compile before"
-		x.Changes = action.Diff(before, now)
-		return x, nil
-	}
-	return x, nil
-}
-
-func storedAction(c *cache.Disk, key string) (*action.Action, error) {
-	k, err := digest.ParseKey(key)
-	if err != nil {
-		return nil, err
-	}
-	entry, err := c.Entry(k)
-	if err != nil {
-		return nil, err
-	}
-	return &entry.Action, nil
 }

@@ -245,7 +245,7 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 			}
 		}
 	}
-	j.outcome = outcome{kind: hitDirect, action: c.action, saved: r.CompileTime}
+	j.outcome = outcome{kind: hitDirect, action: c.action, manifest: manifest, saved: r.CompileTime}
 	if !j.preprocessed.IsZero() {
 		j.outcome.kind = hitPreprocessed
 	}

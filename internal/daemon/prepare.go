@@ -259,6 +259,11 @@ func (e *Engine) pathMap(req *ipcv1.Compile, cwd string) *compiler.PathMap {
 			dirs = []string{d}
 		}
 	}
+	return pathMapOf(dirs)
+}
+
+// pathMapOf maps those of dirs that can be roots.
+func pathMapOf(dirs []string) *compiler.PathMap {
 	m := &compiler.PathMap{}
 	for _, d := range dirs {
 		// The root of the file system would make every path the project's.

@@ -41,8 +41,9 @@ type outcome struct {
 	kind   kind
 	reason compiler.Reason
 	detail string
-	// action is the key of the result that was found or stored.
-	action digest.Key
+	// action is the key of the result that was found or stored, and manifest
+	// that of the manifest that names it.
+	action, manifest digest.Key
 	// why is the first path that kept a stored candidate from being a hit.
 	why string
 	// saved is what the compile took when it was made.

@@ -1,10 +1,6 @@
 package daemon
 
-import (
-	"time"
-
-	"hpcc.dev/hpcc/internal/action"
-)
+import "time"
 
 // Stats counts what became of compiles. Its JSON is what `hpcc stats --json`
 // prints: fields are added but never renamed or removed.
@@ -58,34 +54,6 @@ func (s *Stats) HitRate() float64 {
 	}
 	return float64(s.Hits()) / float64(n)
 }
-
-// Explanation says what became of the last compile of one source file, and
-// why. Its JSON is what `hpcc explain --json` prints.
-type Explanation struct {
-	// File is the source file, absolute.
-	File string `json:"file"`
-	// Time is when it was compiled.
-	Time time.Time `json:"time"`
-	// Command is the compiler call, argv[0] first.
-	Command []string `json:"command"`
-	// Outcome is "hit", "miss", "failed" or "uncacheable".
-	Outcome string `json:"outcome"`
-	// Reason says more where the outcome has one: why a unit is not
-	// cacheable, or which kind of hit it was.
-	Reason string `json:"reason,omitempty"`
-	// Action is the action key in hex, "" if the unit is uncacheable.
-	Action string `json:"action,omitempty"`
-	// Against names what a miss was compared with: "the compile before", or
-	// "the nearest entry". It is "" where there was nothing to compare with.
-	Against string `json:"against,omitempty"`
-	// Note says what the changes do not, or "".
-	Note string `json:"note,omitempty"`
-	// Changes are what made it a miss, most telling first.
-	Changes []ExplainedChange `json:"changes,omitempty"`
-}
-
-// ExplainedChange is one difference between two compiles.
-type ExplainedChange = action.Change
 
 // CleanOptions says what CleanCache removes.
 type CleanOptions struct {

@@ -81,7 +81,7 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 		return
 	}
 	j.outcome.kind = miss
-	j.outcome.action = key
+	j.outcome.action, j.outcome.manifest = key, id.key
 }
 
 // needsText says why a unit's results can only be told apart by its
@@ -357,6 +357,7 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 	if err != nil {
 		return digest.Key{}, err
 	}
+	e.remember(p.tool)
 	// The next look-up reads it, if there is one in this process.
 	e.manifests.remove(id)
 	e.keepResult(key, res, c.outputs)

@@ -45,7 +45,7 @@ func (j *job) compare(c *compiled, done *ipcv1.Done) {
 	if !bytes.Equal(paths.LocalText(v.result.Stderr), c.stderr) || !bytes.Equal(paths.LocalText(v.result.Stdout), c.stdout) {
 		differs = append(differs, "messages")
 	}
-	j.outcome = outcome{kind: hitDirect, action: v.found.action}
+	j.outcome = outcome{kind: hitDirect, action: v.found.action, manifest: v.manifest}
 	if len(differs) == 0 {
 		return
 	}
