@@ -38,7 +38,7 @@ func compileOnce(args []string) int {
 		// A build never fails because of its cache.
 		fmt.Fprintf(os.Stderr, "hpcc: %s; compiling without a cache\n", err)
 	case msg.Done != nil:
-		return runner.Finish(msg.Done)
+		return runner.Finish(args, msg.Done)
 	case msg.Run != nil:
 		return runner.Show(msg.Run.Args)
 	}

@@ -25,7 +25,9 @@ type compiled struct {
 	start          moment
 	elapsed        time.Duration
 	stdout, stderr []byte
-	outputs        map[string]output
+	// merged is set where both streams were one file: all is in stderr.
+	merged  bool
+	outputs map[string]output
 	// deps is the compiler's own full list, as it spells the paths.
 	deps []string
 	// asm is the assembler's list of files, where it was asked for one.
@@ -71,6 +73,9 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	if ran.GetError() != "" {
 		return nil, errors.New(ran.GetError())
 	}
+	if ran.GetUnwritable() && ran.GetSignal() == 0 {
+		return nil, refuse(reasonStdioGone, "")
+	}
 	c.elapsed = time.Since(began)
 	done := &ipcv1.ServerMessage{Done: &ipcv1.Done{ExitCode: ran.GetExitCode()}}
 	if ran.GetSignal() != 0 {
@@ -89,7 +94,7 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	// From here on the compile stands, and whatever goes wrong only keeps it
 	// from being stored; except that a dependency file of the user's, which
 	// the compiler was kept from writing, must be written.
-	c.stdout, c.stderr = ran.GetStdout(), ran.GetStderr()
+	c.stdout, c.stderr, c.merged = ran.GetStdout(), ran.GetStderr(), ran.GetMerged()
 	err = j.gather(c, ran, depFile, run.AsmDepFile, hasDeps)
 	if wantUser && hasDeps {
 		if depErr := j.writeUserDeps(ctx, c, err); depErr != nil {

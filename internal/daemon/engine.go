@@ -149,6 +149,7 @@ const (
 	reasonOutputSpecial compiler.Reason = "output-special"
 	reasonStdio         compiler.Reason = "stdio-not-neutral"
 	reasonStdioLarge    compiler.Reason = "stdio-too-large"
+	reasonStdioGone     compiler.Reason = "stdio-not-writable"
 	reasonDepFile       compiler.Reason = "dependency-file"
 	reasonDateTime      compiler.Reason = "date-time"
 	reasonOnceCopies    compiler.Reason = "pragma-once-copies"
@@ -172,6 +173,7 @@ var engineReasons = map[compiler.Reason]string{
 	reasonOutputSpecial: "the output is a device, a pipe or another special file",
 	reasonStdio:         "the messages cannot be made independent of where the project lies",
 	reasonStdioLarge:    "the compiler printed more than the cache keeps",
+	reasonStdioGone:     "the build's stdout or stderr cannot be written",
 	reasonDepFile:       "the dependency file was not understood",
 	reasonDateTime:      "the source uses __DATE__, __TIME__ or __TIMESTAMP__",
 	reasonOnceCopies:    "two files of equal content are included once",

@@ -77,7 +77,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, why := j.e.find(id, j.prep.place, j.prep.stdio)
+		found, why := j.e.find(id, j.prep.place, &j.prep.messages)
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
 				j.verifying = &verification{id.key, found, r}

@@ -147,7 +147,7 @@ func (e *Engine) reload(id manifestID, p place) *manifest {
 
 // find returns the candidate of a manifest that holds now. If none does, it
 // looks whether another process has added one since.
-func (e *Engine) find(id manifestID, p place, stdio string) (found *candidate, why string) {
+func (e *Engine) find(id manifestID, p place, wanted *messages) (found *candidate, why string) {
 	m := e.load(id, p)
 	// Candidates share most of their inputs; a single one needs no memory.
 	var seen map[*file]digest.Digest
@@ -156,7 +156,7 @@ func (e *Engine) find(id manifestID, p place, stdio string) (found *candidate, w
 	}
 	for again := false; ; again = true {
 		for _, c := range m.candidates {
-			if c.stdio != "" && c.stdio != stdio {
+			if !wanted.serve(c.stdio) {
 				continue
 			}
 			ok, differs := c.check(e.files, seen)

@@ -36,8 +36,8 @@ type prepared struct {
 	// and to the environment.
 	extra  []string
 	setEnv []string
-	// stdio is the digest of what the diagnostics depend on besides.
-	stdio string
+	// messages is what the diagnostics depend on besides.
+	messages messages
 }
 
 func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
@@ -121,17 +121,11 @@ func requestKey(req *ipcv1.Compile, cwd string, p place) (key string, repeatable
 	for _, v := range req.GetEnv() {
 		field(v)
 	}
-	for _, t := range []*ipcv1.Terminal{req.GetStdout(), req.GetStderr()} {
+	for _, t := range []*ipcv1.Terminal{req.GetStdin(), req.GetStdout(), req.GetStderr()} {
 		field(terminalText(t))
 	}
+	field(strconv.FormatBool(req.GetMerged()))
 	return b.String(), true
-}
-
-func terminalText(t *ipcv1.Terminal) string {
-	if !t.GetIsTerminal() {
-		return "pipe"
-	}
-	return "terminal " + strconv.Itoa(int(t.GetColumns()))
 }
 
 // complete makes keys of what was parsed. cwd is the logical working
@@ -161,7 +155,6 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 			stdio = append(stdio, kv)
 		}
 	}
-	slices.Sort(stdio)
 	if inv.HoldsCwd {
 		p.cwd = paths.Neutral(cwd)
 	}
@@ -185,9 +178,7 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 		Field("env", p.env...).
 		Field("cwd", p.cwd).
 		Sum()
-	key := digest.NewKey("stdio").Field("env", stdio...).
-		Field("stdout", terminalText(req.GetStdout())).Field("stderr", terminalText(req.GetStderr())).Sum()
-	p.stdio = key.String()
+	p.messages = messagesOf(req, stdio)
 	return p, nil
 }
 

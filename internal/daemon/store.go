@@ -324,9 +324,7 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 			return digest.Key{}, refuse(reasonStdio, "the messages cannot be made independent of their place")
 		}
 	}
-	if len(c.stdout)+len(c.stderr) > 0 {
-		res.StdioContext = p.stdio
-	}
+	res.StdioContext = p.messages.context(&entry.Action, c)
 	for i, d := range c.deps {
 		res.Dependencies = append(res.Dependencies, action.Dependency{
 			Path: p.place.paths.Neutral(d), System: c.user != nil && !c.user[i],
@@ -343,7 +341,7 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 		}
 		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d, Executable: out.executable})
 	}
-	key := a.Key()
+	key := entry.Action.Key()
 	if err := e.cache.PutEntry(key, entry); err != nil {
 		return digest.Key{}, err
 	}

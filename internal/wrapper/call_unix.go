@@ -141,7 +141,7 @@ func (c *call) converse(conn *ipc.Conn, endpoint *ipc.Endpoint) int {
 				return end(compiled)
 			}
 		case m.Done != nil:
-			return c.Finish(m.Done)
+			return c.Finish(c.args, m.Done)
 		case m.Pass != nil:
 			return c.plain()
 		case m.OneShot != nil:
@@ -170,7 +170,7 @@ func (c *call) lost(err error, pid int, compiled *ipcv1.Ran, incomplete bool) in
 		c.rememberHung(pid)
 	}
 	c.note(noteLost, "lost the daemon while it stored a result ("+err.Error()+"); "+restartHint)
-	if incomplete {
+	if incomplete || compiled.Unwritable {
 		return c.plain()
 	}
 	return end(compiled)

@@ -31,9 +31,9 @@ type Runner struct {
 	// The request's parts are here, and not each by itself, because what an
 	// allocation costs so short a process is the first touch of a page: see
 	// ipc.Dial.
-	compile    ipcv1.Compile
-	place      ipcv1.Place
-	outs, errs ipcv1.Terminal
+	compile         ipcv1.Compile
+	place           ipcv1.Place
+	ins, outs, errs ipcv1.Terminal
 }
 
 // NewRunner returns a Runner for the process's own environment.
@@ -77,6 +77,9 @@ func (r *Runner) request(args []string, cwd string) *ipcv1.Compile {
 	ipc.FillPlace(&r.place)
 	fillTerminal(&r.outs, stdout)
 	fillTerminal(&r.errs, stderr)
+	if r.errs.IsTerminal {
+		fillTerminal(&r.ins, stdin)
+	}
 	r.compile = ipcv1.Compile{
 		Args:     args,
 		Compiler: r.compiler,
@@ -86,6 +89,8 @@ func (r *Runner) request(args []string, cwd string) *ipcv1.Compile {
 		Place:    &r.place,
 		Stdout:   &r.outs,
 		Stderr:   &r.errs,
+		Stdin:    &r.ins,
+		Merged:   sameFile(stdout, stderr),
 	}
 	return &r.compile
 }
@@ -182,12 +187,12 @@ func holdSignals() (forward func(pid int), stop func()) {
 }
 
 // Finish ends a call as the daemon said: it writes what the compiler would
-// have written and returns the exit code.
-func (r *Runner) Finish(done *ipcv1.Done) int {
-	// A reader that went away does not make the outputs any less right, so
-	// what cannot be written is dropped.
-	writeAll(stdout, done.Stdout)
-	writeAll(stderr, done.Stderr)
+// have written and returns the exit code. Where that cannot be written it
+// becomes the compiler with the arguments args (Exec), to meet the same.
+func (r *Runner) Finish(args []string, done *ipcv1.Done) int {
+	if writeAll(stdout, done.Stdout) != nil || writeAll(stderr, done.Stderr) != nil {
+		return r.Exec(args)
+	}
 	if done.Note != "" {
 		complain(done.Note)
 	}

@@ -32,6 +32,8 @@ type stream struct {
 	limit int // how much to keep, in bytes
 	kept  []byte
 	lost  bool // more was written than was kept
+	// failed is set once writing to the build's own stream did.
+	failed bool
 }
 
 // stdio is what a command has as stdin, stdout and stderr.
@@ -213,10 +215,7 @@ func (s *stream) carry(buf []byte) {
 	s.kept = append(s.kept, buf[:keep]...)
 	s.lost = s.lost || keep < n
 	if s.to != closed && writeAll(s.to, buf[:n]) != nil {
-		// The reader has gone. So are we then, for the command, which meets
-		// what it would have met without us.
-		s.lost = true
-		s.close()
+		s.to, s.failed = closed, true
 	}
 }
 
@@ -229,7 +228,7 @@ func (s *stream) close() {
 
 // report is the Ran of what was captured.
 func (io *stdio) report() *ipcv1.Ran {
-	ran := &ipcv1.Ran{Stderr: io.err.kept, Truncated: io.err.lost}
+	ran := &ipcv1.Ran{Stderr: io.err.kept, Truncated: io.err.lost, Unwritable: io.err.failed}
 	switch io.out {
 	case nil:
 	case io.err:
@@ -237,6 +236,7 @@ func (io *stdio) report() *ipcv1.Ran {
 	default:
 		ran.Stdout = io.out.kept
 		ran.Truncated = ran.Truncated || io.out.lost
+		ran.Unwritable = ran.Unwritable || io.out.failed
 	}
 	return ran
 }

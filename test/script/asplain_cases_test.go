@@ -48,4 +48,43 @@ var asPlainCases = []asPlain{
 	{name: "debug information names no directory", command: `env PWD=/proc/self/cwd $CC -g -c w.c -o a.o && env PWD=$PWD $CC -g -c w.c -o b.o`,
 		want: "miss,miss hit,hit"},
 	{name: "working directory by a descriptor", command: `env PWD=/proc/self/fd/3 $CC -g -c w.c -o a.o 3< .`, want: "environment"},
+
+	// What is printed, and where.
+	{name: "warnings", command: `$CC -Wall -c w.c -o w.o`},
+	{name: "warnings as errors", command: `$CC -Wall -Werror -c w.c -o w.o`, want: "failed"},
+	{name: "errors", command: `$CC -c bad.c -o bad.o`, want: "failed"},
+	{name: "merged", command: `$CC -Wall -c w.c -o w.o 2>&1`},
+	{name: "merged into a file", command: `$CC -Wall -c w.c -o w.o >both 2>&1`},
+	{name: "merged, then apart", command: `$CC -Wall -c w.c -o w.o 2>&1; $CC -Wall -c w.c -o w.o`, want: "miss,miss hit,hit"},
+	{name: "apart, then merged", command: `$CC -Wall -c w.c -o w.o; $CC -Wall -c w.c -o w.o 2>&1`, want: "miss,hit hit,hit"},
+	{name: "two files, then one", only: "gcc", command: `$CC -Wall -Wa,-alh -c w.c -o w.o >out 2>err; $CC -Wall -Wa,-alh -c w.c -o w.o >both 2>&1; ` +
+		`sed -i 's|/tmp/cc......|/tmp/cc|' out err both`, want: "miss,miss hit,hit"},
+	{name: "one file, then two", only: "gcc", command: `$CC -Wall -Wa,-alh -c w.c -o w.o >both 2>&1; $CC -Wall -Wa,-alh -c w.c -o w.o >out 2>err; ` +
+		`sed -i 's|/tmp/cc......|/tmp/cc|' out err both`, want: "miss,miss hit,hit"},
+	{name: "languages", command: `LC_ALL=C.UTF-8 $CC -Wall -c w.c -o w.o; $CC -Wall -c w.c -o w.o; LC_ALL=C.UTF-8 $CC -Wall -c w.c -o w.o`,
+		want: "miss,miss,hit hit,hit,hit"},
+	{name: "language without messages", command: `LC_ALL=C.UTF-8 $CC -c w.c -o w.o; $CC -c w.c -o w.o`, want: "miss,hit hit,hit"},
+	{name: "colours", command: `$CC -Wall -fdiagnostics-color=always -c w.c -o w.o; $CC -Wall -fdiagnostics-color=never -c w.c -o w.o; ` +
+		`$CC -Wall -fdiagnostics-color=auto -c w.c -o w.o`, want: "miss,miss,miss hit,hit,hit"},
+	{name: "chosen colours", command: `GCC_COLORS=warning=01\;32 $CC -Wall -fdiagnostics-color=always -c w.c -o w.o; ` +
+		`$CC -Wall -fdiagnostics-color=always -c w.c -o w.o; NO_COLOR=1 $CC -Wall -fdiagnostics-color=always -c w.c -o w.o`,
+		want: "miss,miss,miss hit,hit,hit"},
+	{name: "hyperlinks", only: "gcc", command: `TERM_URLS=bel $CC -Wall -fdiagnostics-urls=always -c w.c -o w.o; ` +
+		`GCC_URLS=st $CC -Wall -fdiagnostics-urls=always -c w.c -o w.o`, want: "miss,miss hit,hit"},
+	{name: "machine-readable messages", only: "gcc", command: `$CC -Wall -fdiagnostics-format=json -c w.c -o w.o`},
+	{name: "hints for editors", command: `GCC_EXTRA_DIAGNOSTIC_OUTPUT=fixits-v1 $CC -Wall -c w.c -o w.o; $CC -Wall -c w.c -o w.o`,
+		want: "miss,miss hit,hit"},
+	{name: "NUL in the source", prepare: `printf 'int h(void) { int u; /* a\0b */ return 1; }\n' >> w.c`, command: `$CC -Wall -c w.c -o w.o`},
+	{name: "much output", prepare: `for i in $(seq 3000); do echo "int f$i(void) { int unused; return 0; }"; done >> w.c`,
+		command: `$CC -Wall -c w.c -o w.o`},
+	{name: "no stderr", only: "clang", command: `$CC -Wall -c w.c -o w.o 2>&-`}, // gcc fails, and hpcc sees /dev/null
+	{name: "no stdout", command: `$CC -Wall -c w.c -o w.o >&-`},
+	{name: "no stdin", command: `$CC -Wall -c w.c -o w.o <&-`},
+	{name: "full stderr", command: `$CC -Wall -c w.c -o w.o 2>/dev/full`, want: "stdio-not-writable"},
+	{name: "full stderr on a hit", command: `$CC -Wall -c w.c -o w.o 2>err; $CC -Wall -c w.c -o w.o 2>/dev/full`, want: "miss,hit hit,hit"},
+	{name: "reader of stderr gone", command: `(sleep 0.2; $CC -Wall -c w.c -o w.o; echo $? > code; rm -f w.o) 2>&1 | true`, want: "stdio-not-writable"},
+	{name: "reader of stderr gone on a hit", command: `$CC -Wall -c w.c -o w.o 2>err; (sleep 0.2; $CC -Wall -c w.c -o w.o; echo $? > code) 2>&1 | true`,
+		want: "miss,hit hit,hit"},
+	{name: "reader of stdout gone", only: "gcc", command: `(sleep 0.2; $CC -Wa,-alh -c w.c -o w.o 2>err; echo $? > code; sed -i 's|/tmp/cc......|/tmp/cc|' err) | true`,
+		want: "stdio-not-writable"},
 }

@@ -269,6 +269,11 @@ type Compile struct {
 	// Compile nothing: answer Run with the command that would run, for the
 	// wrapper to print, or Pass for the user's own.
 	ShowCommand bool `protobuf:"varint,9,opt,name=show_command,json=showCommand,proto3" json:"showCommand,omitempty"`
+	// stdout and stderr are one open file, as Ran.merged has it.
+	Merged bool `protobuf:"varint,10,opt,name=merged,proto3" json:"merged,omitempty"`
+	// Only sent where stderr is a terminal: gcc folds what it prints there by the
+	// width of stdin's.
+	Stdin *Terminal `protobuf:"bytes,11,opt,name=stdin,proto3" json:"stdin,omitempty"`
 }
 
 func (x *Compile) Reset() {
@@ -338,6 +343,20 @@ func (x *Compile) GetShowCommand() bool {
 		return x.ShowCommand
 	}
 	return false
+}
+
+func (x *Compile) GetMerged() bool {
+	if x != nil {
+		return x.Merged
+	}
+	return false
+}
+
+func (x *Compile) GetStdin() *Terminal {
+	if x != nil {
+		return x.Stdin
+	}
+	return nil
 }
 
 // Where the wrapper lives. The daemon writes outputs itself only if all of it
@@ -550,6 +569,10 @@ type Ran struct {
 	// The command could not be started; the text says why. exit_code is then
 	// what a shell would answer (127 not found, 126 otherwise).
 	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// What the command printed could not be passed on, because the reader has
+	// gone or the disk is full. What a compiler does then, only the build's own
+	// command with the build's own streams can tell: it is to run again (Pass).
+	Unwritable bool `protobuf:"varint,8,opt,name=unwritable,proto3" json:"unwritable,omitempty"`
 }
 
 func (x *Ran) Reset() {
@@ -605,6 +628,13 @@ func (x *Ran) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Ran) GetUnwritable() bool {
+	if x != nil {
+		return x.Unwritable
+	}
+	return false
 }
 
 // Ends the conversation: the outputs are in place. stdout and stderr are what
@@ -1041,6 +1071,26 @@ func (m *Compile) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Stdin != nil {
+		size, err := m.Stdin.MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x5a
+	}
+	if m.Merged {
+		i--
+		if m.Merged {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x50
+	}
 	if m.ShowCommand {
 		i--
 		if m.ShowCommand {
@@ -1378,6 +1428,16 @@ func (m *Ran) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Unwritable {
+		i--
+		if m.Unwritable {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x40
 	}
 	if len(m.Error) > 0 {
 		i -= len(m.Error)
@@ -1875,6 +1935,13 @@ func (m *Compile) SizeVT() (n int) {
 	if m.ShowCommand {
 		n += 2
 	}
+	if m.Merged {
+		n += 2
+	}
+	if m.Stdin != nil {
+		l = m.Stdin.SizeVT()
+		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -2006,6 +2073,9 @@ func (m *Ran) SizeVT() (n int) {
 	l = len(m.Error)
 	if l > 0 {
 		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+	}
+	if m.Unwritable {
+		n += 2
 	}
 	n += len(m.unknownFields)
 	return n
@@ -2833,6 +2903,46 @@ func (m *Compile) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			m.ShowCommand = bool(v != 0)
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Merged", wireType)
+			}
+			var v int
+			var _v uint64
+			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			v = int(_v)
+			if err != nil {
+				return err
+			}
+			m.Merged = bool(v != 0)
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Stdin", wireType)
+			}
+			var msglen int
+			var _v uint64
+			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			msglen = int(_v)
+			if err != nil {
+				return err
+			}
+			if msglen < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Stdin == nil {
+				m.Stdin = &Terminal{}
+			}
+			if err := m.Stdin.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
@@ -3378,6 +3488,18 @@ func (m *Ran) UnmarshalVT(dAtA []byte) error {
 			}
 			m.Error = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Unwritable", wireType)
+			}
+			var v int
+			var _v uint64
+			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			v = int(_v)
+			if err != nil {
+				return err
+			}
+			m.Unwritable = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
