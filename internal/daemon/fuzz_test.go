@@ -64,7 +64,7 @@ func FuzzHistory(f *testing.F) {
 		if rec.Source != "/a.c" || err != nil && len(rec.Attempts) > 0 {
 			t.Fatalf("%q: %+v, %v", text, rec, err)
 		}
-		_, _ = Explain(disk, "/a.c") // must not panic
+		_, _ = Explain(t.Context(), disk, "/a.c") // must not panic
 		b, err := json.Marshal(rec)
 		if err != nil {
 			t.Fatal(err)
