@@ -58,14 +58,15 @@ func hasRoom(dir string, bytes uint64) bool {
 }
 
 // blames reports whether a compile may have failed only because it could not
-// write its lists: one has been removed, its disk is full, or the compiler
-// names it in what it prints.
+// write its lists: a disk is full, or the compiler names one in what it prints.
+// That a list is not there says nothing, as clang removes it when it crashes.
 func blames(ran *ipcv1.Ran, lists ...string) bool {
 	for _, list := range lists {
 		if list == "" {
 			continue
 		}
-		if _, err := os.Lstat(list); err != nil || !hasRoom(filepath.Dir(list), fullRoom) ||
+		dir := filepath.Dir(list)
+		if _, err := os.Stat(dir); err == nil && !hasRoom(dir, fullRoom) ||
 			bytes.Contains(ran.GetStderr(), []byte(list)) || bytes.Contains(ran.GetStdout(), []byte(list)) {
 			return true
 		}
