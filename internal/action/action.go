@@ -29,6 +29,9 @@ type Input struct {
 	Digest digest.Digest
 }
 
+// Pair is two paths.
+type Pair struct{ A, B string }
+
 // Action is everything that decides a result. Paths below a project root are
 // neutral, so that two checkouts have one action. Paths are bytes, not
 // necessarily UTF-8.
@@ -50,6 +53,13 @@ type Action struct {
 	Absent []string
 	// Present are paths whose existence alone was asked for.
 	Present []string
+	// Chain are the directories of the search path. Those that exist are each
+	// a directory of its own, but for what Same says: of two names of one
+	// directory a compiler searches one only.
+	Chain []string
+	// Same are pairs of paths that lead to one file or directory, where that
+	// decides.
+	Same []Pair
 	// Preprocessed names the preprocessed text, where the key was made from
 	// it; else zero.
 	Preprocessed digest.Digest
@@ -69,7 +79,7 @@ func ParseMark(word string) (name, value string, ok bool) {
 }
 
 // Key names the action: the SHA-256 of its canonical encoding, in which Env,
-// Inputs, Absent and Present are sorted and hold nothing twice. Whoever reads a
+// Inputs, Absent, Present, Chain and Same are sorted and hold nothing twice. Whoever reads a
 // result recomputes it from what they checked. Key does not change a.
 func (a *Action) Key() digest.Key {
 	k := digest.NewKey("action").
@@ -87,11 +97,26 @@ func (a *Action) Key() digest.Key {
 	}
 	k.Field("inputs", fields...).
 		Field("absent", sorted(a.Absent, cmp.Compare)...).
-		Field("present", sorted(a.Present, cmp.Compare)...)
+		Field("present", sorted(a.Present, cmp.Compare)...).
+		Field("chain", sorted(a.Chain, cmp.Compare)...).
+		Field("same", flat(sorted(a.Same, comparePairs))...)
 	if !a.Preprocessed.IsZero() {
 		k.Field("preprocessed", a.Preprocessed.String())
 	}
 	return k.Sum()
+}
+
+func comparePairs(x, y Pair) int {
+	return cmp.Or(cmp.Compare(x.A, y.A), cmp.Compare(x.B, y.B))
+}
+
+// flat is a list of pairs as one of paths.
+func flat(pairs []Pair) []string {
+	paths := make([]string, 0, 2*len(pairs))
+	for _, p := range pairs {
+		paths = append(paths, p.A, p.B)
+	}
+	return paths
 }
 
 func compareInputs(x, y Input) int {
@@ -159,12 +184,14 @@ type Entry struct {
 // input set of 32 changes ago saves.
 const MaxCandidates = 32
 
-// Candidate is one input set of a manifest: where all Inputs, Absent and
-// Present hold, Action's result is right.
+// Candidate is one input set of a manifest: where all Inputs, Absent, Present,
+// Chain and Same hold, Action's result is right.
 type Candidate struct {
 	Action          digest.Key
 	Inputs          []Input
 	Absent, Present []string
+	Chain           []string
+	Same            []Pair
 	// StdioContext is the result's.
 	StdioContext string
 }

@@ -21,12 +21,14 @@ var (
 	key  = rapid.Custom(func(t *rapid.T) digest.Key { return digest.Key{rapid.Byte().Draw(t, "key")} })
 	in   = rapid.Custom(func(t *rapid.T) Input { return Input{word.Draw(t, "path"), sum.Draw(t, "sum")} })
 	ins  = rapid.SliceOfN(in, 0, 4)
+	twos = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Pair { return Pair{word.Draw(t, "a"), word.Draw(t, "b")} }), 0, 3)
 	bin  = rapid.SliceOfN(rapid.Byte(), 0, 10)
 
 	anyAction = rapid.Custom(func(t *rapid.T) *Action {
 		a := &Action{
 			Toolchain: key.Draw(t, "toolchain"), Command: some.Draw(t, "command"), Env: some.Draw(t, "env"),
 			Cwd: word.Draw(t, "cwd"), Inputs: ins.Draw(t, "inputs"), Absent: some.Draw(t, "absent"), Present: some.Draw(t, "present"),
+			Chain: some.Draw(t, "chain"), Same: twos.Draw(t, "same"),
 		}
 		if rapid.Bool().Draw(t, "has text") {
 			a.Preprocessed = sum.Draw(t, "preprocessed")
@@ -48,7 +50,8 @@ var (
 	})
 	anyManifest = rapid.Custom(func(t *rapid.T) *Manifest {
 		return &Manifest{word.Draw(t, "preprocess"), rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Candidate {
-			return Candidate{key.Draw(t, "action"), ins.Draw(t, "inputs"), some.Draw(t, "absent"), some.Draw(t, "present"), word.Draw(t, "context")}
+			return Candidate{key.Draw(t, "action"), ins.Draw(t, "inputs"), some.Draw(t, "absent"), some.Draw(t, "present"),
+				some.Draw(t, "chain"), twos.Draw(t, "same"), word.Draw(t, "context")}
 		}), 0, 5).Draw(t, "candidates")}
 	})
 )
@@ -99,6 +102,8 @@ func TestKeyIgnoresOrderAndRepetition(t *testing.T) {
 		b.Env = shuffled(append(a.Env, a.Env...), seed)
 		b.Absent = shuffled(append(a.Absent, a.Absent...), seed)
 		b.Present = shuffled(append(a.Present, a.Present...), seed)
+		b.Chain = shuffled(append(a.Chain, a.Chain...), seed)
+		b.Same = shuffled(append(a.Same, a.Same...), seed)
 		before := slices.Clone(b.Inputs)
 		if a.Key() != b.Key() {
 			t.Fatal("the key changed")
@@ -131,6 +136,8 @@ func TestKeyDependsOnEachField(t *testing.T) {
 		"no inputs":           func(a *Action) { a.Inputs = nil },
 		"absence":             func(a *Action) { a.Absent = append(a.Absent, "c.h") },
 		"presence":            func(a *Action) { a.Present = append(a.Present, "c.h") },
+		"chain":               func(a *Action) { a.Chain = append(a.Chain, "inc") },
+		"same":                func(a *Action) { a.Same = append(a.Same, Pair{"inc", "/usr/include"}) },
 		"absence and not":     func(a *Action) { a.Absent, a.Present = a.Present, a.Absent },
 		"text":                func(a *Action) { a.Preprocessed = digest.Of([]byte("other")) },
 		"no text":             func(a *Action) { a.Preprocessed = digest.Digest{} },
@@ -153,7 +160,7 @@ func TestKeyIsStable(t *testing.T) {
 		Command: []string{"-c", "a.c"}, Env: []string{"B=2", "A=1"},
 		Inputs: []Input{{"a.c", digest.Of([]byte("a"))}}, Absent: []string{"x.h"},
 	}
-	const want = "41c17b9dab7664b3438479583dd65b1cec167602a1a7ebe79b3c8c7d7e04f2ba"
+	const want = "d361d53dba1e7f316ae1eda6631addda754697c1f64fb10483ccae42dd75eac5"
 	if got := a.Key().String(); got != want {
 		t.Errorf("key %s, want %s", got, want)
 	}

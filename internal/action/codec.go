@@ -14,9 +14,9 @@ import (
 // Tags of the sealed records, versions included: another version's files are
 // misses. A change of Action.Key or of the messages' meaning is a new version.
 var (
-	tagAction   = digest.Tag{'a', 'c', 't', '1'}
+	tagAction   = digest.Tag{'a', 'c', 't', '2'}
 	tagResult   = digest.Tag{'r', 'e', 's', '1'}
-	tagManifest = digest.Tag{'m', 'a', 'n', '1'}
+	tagManifest = digest.Tag{'m', 'a', 'n', '2'}
 )
 
 // Bounds on what is encoded, and believed when decoding. A unit of Chromium
@@ -144,7 +144,7 @@ func DecodeResult(key digest.Key, b []byte) (*Result, error) {
 func actionToProto(a *Action) *actionv1.Action {
 	pa := &actionv1.Action{
 		Toolchain: &actionv1.Digest{Sha256: a.Toolchain[:]},
-		Command:   a.Command, Env: a.Env, Cwd: a.Cwd, Absent: a.Absent, Present: a.Present,
+		Command:   a.Command, Env: a.Env, Cwd: a.Cwd, Absent: a.Absent, Present: a.Present, Chain: a.Chain, Same: flat(a.Same),
 	}
 	for _, in := range a.Inputs {
 		pa.Inputs = append(pa.Inputs, &actionv1.Input{Path: in.Path, Digest: toProto(in.Digest)})
@@ -162,7 +162,10 @@ func actionFromProto(a *Action, pa *actionv1.Action) (err error) {
 	}
 	*a = Action{
 		Toolchain: toolchain.Sum(),
-		Command:   pa.Command, Env: pa.Env, Cwd: pa.Cwd, Absent: pa.Absent, Present: pa.Present,
+		Command:   pa.Command, Env: pa.Env, Cwd: pa.Cwd, Absent: pa.Absent, Present: pa.Present, Chain: pa.Chain,
+	}
+	if a.Same, err = pairs(pa.Same); err != nil {
+		return err
 	}
 	if len(pa.Inputs) > 0 {
 		a.Inputs = make([]Input, len(pa.Inputs))
@@ -179,6 +182,18 @@ func actionFromProto(a *Action, pa *actionv1.Action) (err error) {
 		}
 	}
 	return nil
+}
+
+// pairs is the inverse of flat.
+func pairs(paths []string) ([]Pair, error) {
+	if len(paths)%2 != 0 {
+		return nil, damaged("half a pair")
+	}
+	var list []Pair
+	for i := 0; i < len(paths); i += 2 {
+		list = append(list, Pair{paths[i], paths[i+1]})
+	}
+	return list, nil
 }
 
 func resultToProto(r *Result) *actionv1.Result {
@@ -260,6 +275,12 @@ func encodeManifest(key digest.Key, preprocess string, candidates []Candidate) (
 		for _, p := range c.Present {
 			pc.Present = append(pc.Present, refer(p))
 		}
+		for _, p := range c.Chain {
+			pc.Chain = append(pc.Chain, refer(p))
+		}
+		for _, p := range flat(c.Same) {
+			pc.Same = append(pc.Same, refer(p))
+		}
 		pm.Candidates = append(pm.Candidates, pc)
 	}
 	if references > maxReferences {
@@ -281,7 +302,7 @@ func DecodeManifest(key digest.Key, b []byte) (*Manifest, error) {
 	}
 	references := 0
 	for _, pc := range pm.Candidates {
-		references += len(pc.GetInputPaths()) + len(pc.GetAbsent()) + len(pc.GetPresent())
+		references += len(pc.GetInputPaths()) + len(pc.GetAbsent()) + len(pc.GetPresent()) + len(pc.GetChain()) + len(pc.GetSame())
 	}
 	if len(rest) > 0 || len(pm.Candidates) > MaxCandidates || references > maxReferences {
 		return nil, damaged("more than a manifest")
@@ -321,7 +342,17 @@ func candidateFromProto(c *Candidate, pc *actionv1.Candidate, table []string) er
 	if c.Absent, err = lookUp(table, pc.Absent); err != nil {
 		return err
 	}
-	c.Present, err = lookUp(table, pc.Present)
+	if c.Present, err = lookUp(table, pc.Present); err != nil {
+		return err
+	}
+	if c.Chain, err = lookUp(table, pc.Chain); err != nil {
+		return err
+	}
+	same, err := lookUp(table, pc.Same)
+	if err != nil {
+		return err
+	}
+	c.Same, err = pairs(same)
 	return err
 }
 

@@ -360,7 +360,7 @@ func paths(a *Action) []string {
 }
 
 // firstLookup is the least path of which one action knows what the other does
-// not.
+// not, or what else tells their searches apart.
 func firstLookup(old, new *Action) string {
 	was, is := old.files(), new.files()
 	first := ""
@@ -371,7 +371,18 @@ func firstLookup(old, new *Action) string {
 			}
 		}
 	}
-	return first
+	if first != "" {
+		return first
+	}
+	// Which directories are searched, or are one.
+	for _, pair := range [2][2]*Action{{new, old}, {old, new}} {
+		for _, p := range slices.Concat(pair[0].Chain, flat(pair[0].Same)) {
+			if !slices.Contains(pair[1].Chain, p) && !slices.Contains(flat(pair[1].Same), p) {
+				return p
+			}
+		}
+	}
+	return "a second name of a directory"
 }
 
 // maxTable bounds the table of diffCommand, 4 MB. Commands of more than a

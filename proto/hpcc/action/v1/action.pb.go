@@ -84,6 +84,11 @@ type Action struct {
 	Present []string `protobuf:"bytes,7,rep,name=present,proto3" json:"present,omitempty"`
 	// Digest of the preprocessed text, where the key was made from it.
 	Preprocessed *Digest `protobuf:"bytes,8,opt,name=preprocessed,proto3" json:"preprocessed,omitempty"`
+	// Directories of the search path. Those that exist are directories of their
+	// own, but for what same says: compilers drop a second name of one.
+	Chain []string `protobuf:"bytes,9,rep,name=chain,proto3" json:"chain,omitempty"`
+	// Paths by twos: both of two lead to one file or directory.
+	Same []string `protobuf:"bytes,10,rep,name=same,proto3" json:"same,omitempty"`
 }
 
 func (x *Action) Reset() {
@@ -144,6 +149,20 @@ func (x *Action) GetPresent() []string {
 func (x *Action) GetPreprocessed() *Digest {
 	if x != nil {
 		return x.Preprocessed
+	}
+	return nil
+}
+
+func (x *Action) GetChain() []string {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *Action) GetSame() []string {
+	if x != nil {
+		return x.Same
 	}
 	return nil
 }
@@ -364,6 +383,8 @@ type Candidate struct {
 	Absent       []uint32 `protobuf:"varint,5,rep,packed,name=absent,proto3" json:"absent,omitempty"`
 	Present      []uint32 `protobuf:"varint,6,rep,packed,name=present,proto3" json:"present,omitempty"`
 	StdioContext string   `protobuf:"bytes,7,opt,name=stdio_context,json=stdioContext,proto3" json:"stdioContext,omitempty"`
+	Chain        []uint32 `protobuf:"varint,8,rep,packed,name=chain,proto3" json:"chain,omitempty"`
+	Same         []uint32 `protobuf:"varint,9,rep,packed,name=same,proto3" json:"same,omitempty"`
 }
 
 func (x *Candidate) Reset() {
@@ -419,6 +440,20 @@ func (x *Candidate) GetStdioContext() string {
 		return x.StdioContext
 	}
 	return ""
+}
+
+func (x *Candidate) GetChain() []uint32 {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *Candidate) GetSame() []uint32 {
+	if x != nil {
+		return x.Same
+	}
+	return nil
 }
 
 func (m *Digest) MarshalVT() (dAtA []byte, err error) {
@@ -545,6 +580,24 @@ func (m *Action) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Same) > 0 {
+		for iNdEx := len(m.Same) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Same[iNdEx])
+			copy(dAtA[i:], m.Same[iNdEx])
+			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Same[iNdEx])))
+			i--
+			dAtA[i] = 0x52
+		}
+	}
+	if len(m.Chain) > 0 {
+		for iNdEx := len(m.Chain) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Chain[iNdEx])
+			copy(dAtA[i:], m.Chain[iNdEx])
+			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Chain[iNdEx])))
+			i--
+			dAtA[i] = 0x4a
+		}
 	}
 	if m.Preprocessed != nil {
 		size, err := m.Preprocessed.MarshalToSizedBufferVT(dAtA[:i])
@@ -971,21 +1024,14 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if len(m.StdioContext) > 0 {
-		i -= len(m.StdioContext)
-		copy(dAtA[i:], m.StdioContext)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.StdioContext)))
-		i--
-		dAtA[i] = 0x3a
-	}
-	if len(m.Present) > 0 {
+	if len(m.Same) > 0 {
 		var pksize2 int
-		for _, num := range m.Present {
+		for _, num := range m.Same {
 			pksize2 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize2
 		j1 := i
-		for _, num := range m.Present {
+		for _, num := range m.Same {
 			for num >= 1<<7 {
 				dAtA[j1] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -996,16 +1042,16 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize2))
 		i--
-		dAtA[i] = 0x32
+		dAtA[i] = 0x4a
 	}
-	if len(m.Absent) > 0 {
+	if len(m.Chain) > 0 {
 		var pksize4 int
-		for _, num := range m.Absent {
+		for _, num := range m.Chain {
 			pksize4 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize4
 		j3 := i
-		for _, num := range m.Absent {
+		for _, num := range m.Chain {
 			for num >= 1<<7 {
 				dAtA[j3] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -1016,17 +1062,23 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize4))
 		i--
-		dAtA[i] = 0x2a
+		dAtA[i] = 0x42
 	}
-	if len(m.InputSizes) > 0 {
+	if len(m.StdioContext) > 0 {
+		i -= len(m.StdioContext)
+		copy(dAtA[i:], m.StdioContext)
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.StdioContext)))
+		i--
+		dAtA[i] = 0x3a
+	}
+	if len(m.Present) > 0 {
 		var pksize6 int
-		for _, num := range m.InputSizes {
+		for _, num := range m.Present {
 			pksize6 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize6
 		j5 := i
-		for _, num1 := range m.InputSizes {
-			num := uint64(num1)
+		for _, num := range m.Present {
 			for num >= 1<<7 {
 				dAtA[j5] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -1036,6 +1088,47 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 			j5++
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize6))
+		i--
+		dAtA[i] = 0x32
+	}
+	if len(m.Absent) > 0 {
+		var pksize8 int
+		for _, num := range m.Absent {
+			pksize8 += protobuf_go_lite.SizeOfVarint(uint64(num))
+		}
+		i -= pksize8
+		j7 := i
+		for _, num := range m.Absent {
+			for num >= 1<<7 {
+				dAtA[j7] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j7++
+			}
+			dAtA[j7] = uint8(num)
+			j7++
+		}
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize8))
+		i--
+		dAtA[i] = 0x2a
+	}
+	if len(m.InputSizes) > 0 {
+		var pksize10 int
+		for _, num := range m.InputSizes {
+			pksize10 += protobuf_go_lite.SizeOfVarint(uint64(num))
+		}
+		i -= pksize10
+		j9 := i
+		for _, num1 := range m.InputSizes {
+			num := uint64(num1)
+			for num >= 1<<7 {
+				dAtA[j9] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j9++
+			}
+			dAtA[j9] = uint8(num)
+			j9++
+		}
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize10))
 		i--
 		dAtA[i] = 0x22
 	}
@@ -1047,22 +1140,22 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		dAtA[i] = 0x1a
 	}
 	if len(m.InputPaths) > 0 {
-		var pksize8 int
+		var pksize12 int
 		for _, num := range m.InputPaths {
-			pksize8 += protobuf_go_lite.SizeOfVarint(uint64(num))
+			pksize12 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
-		i -= pksize8
-		j7 := i
+		i -= pksize12
+		j11 := i
 		for _, num := range m.InputPaths {
 			for num >= 1<<7 {
-				dAtA[j7] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA[j11] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j7++
+				j11++
 			}
-			dAtA[j7] = uint8(num)
-			j7++
+			dAtA[j11] = uint8(num)
+			j11++
 		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize8))
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize12))
 		i--
 		dAtA[i] = 0x12
 	}
@@ -1158,6 +1251,18 @@ func (m *Action) SizeVT() (n int) {
 	if m.Preprocessed != nil {
 		l = m.Preprocessed.SizeVT()
 		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+	}
+	if len(m.Chain) > 0 {
+		for _, s := range m.Chain {
+			l = len(s)
+			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+		}
+	}
+	if len(m.Same) > 0 {
+		for _, s := range m.Same {
+			l = len(s)
+			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+		}
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1333,6 +1438,20 @@ func (m *Candidate) SizeVT() (n int) {
 	l = len(m.StdioContext)
 	if l > 0 {
 		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+	}
+	if len(m.Chain) > 0 {
+		l = 0
+		for _, e := range m.Chain {
+			l += protobuf_go_lite.SizeOfVarint(uint64(e))
+		}
+		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
+	}
+	if len(m.Same) > 0 {
+		l = 0
+		for _, e := range m.Same {
+			l += protobuf_go_lite.SizeOfVarint(uint64(e))
+		}
+		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1718,6 +1837,50 @@ func (m *Action) UnmarshalVT(dAtA []byte) error {
 			if err := m.Preprocessed.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		case 9:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Chain", wireType)
+			}
+			var stringLen uint64
+			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			if err != nil {
+				return err
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Chain = append(m.Chain, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 10:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Same", wireType)
+			}
+			var stringLen uint64
+			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			if err != nil {
+				return err
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Same = append(m.Same, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -2612,6 +2775,102 @@ func (m *Candidate) UnmarshalVT(dAtA []byte) error {
 			}
 			m.StdioContext = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 8:
+			if wireType == 0 {
+				var v uint32
+				v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
+				if err != nil {
+					return err
+				}
+				m.Chain = append(m.Chain, v)
+			} else if wireType == 2 {
+				var packedLen int
+				var _v uint64
+				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+				packedLen = int(_v)
+				if err != nil {
+					return err
+				}
+				if packedLen < 0 {
+					return protobuf_go_lite.ErrInvalidLength
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return protobuf_go_lite.ErrInvalidLength
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Chain) == 0 {
+					m.Chain = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
+					if err != nil {
+						return err
+					}
+					m.Chain = append(m.Chain, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Chain", wireType)
+			}
+		case 9:
+			if wireType == 0 {
+				var v uint32
+				v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
+				if err != nil {
+					return err
+				}
+				m.Same = append(m.Same, v)
+			} else if wireType == 2 {
+				var packedLen int
+				var _v uint64
+				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+				packedLen = int(_v)
+				if err != nil {
+					return err
+				}
+				if packedLen < 0 {
+					return protobuf_go_lite.ErrInvalidLength
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return protobuf_go_lite.ErrInvalidLength
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Same) == 0 {
+					m.Same = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
+					if err != nil {
+						return err
+					}
+					m.Same = append(m.Same, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Same", wireType)
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
