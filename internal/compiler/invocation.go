@@ -162,4 +162,7 @@ type SearchPath struct {
 	Angle  []string // -I, CPATH
 	System []string // -isystem, C_INCLUDE_PATH & co, then the compiler's own
 	After  []string // -idirafter
+	// Duplicates are directories that the compiler leaves out, each with the
+	// name of the one among the others that it is a second name of.
+	Duplicates [][2]string
 }

@@ -35,6 +35,18 @@ type Lookups struct {
 	// read. Their content is an input under these names as well: a link that
 	// comes to lead elsewhere changes the compile.
 	Aliases []string
+	// Chain are the directories of the search path that exist, and Same pairs
+	// of paths that lead to one file or directory. Both decide: compilers
+	// search one of two names of a directory, and include a file once that
+	// asks for it, under whatever name. "." is the working directory.
+	Chain []string
+	Same  [][2]string
+	// Asked are those of Absent at which a file could have been when the
+	// compiler looked and yet be on no list: gcc does not list what
+	// __has_include found, nor the header whose precompiled form it took.
+	// Where their directory changed since, the caller must make sure that they
+	// were absent before the compile.
+	Asked []string
 	// NeedPreprocess is "" or why the lists cannot be complete, one of the
 	// Need constants.
 	NeedPreprocess string
@@ -76,6 +88,7 @@ func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lo
 		absent:  make(map[string]struct{}),
 		present: make(map[string]struct{}),
 		aliases: make(map[string]int),
+		asked:   make(map[string]struct{}),
 		memo:    make(map[searchKey]*search),
 		done:    make(map[includerKey]struct{}),
 	}
@@ -126,6 +139,7 @@ type finder struct {
 	memo      map[searchKey]*search
 	absent    map[string]struct{}
 	present   map[string]struct{}
+	asked     map[string]struct{}
 	pch       bool
 }
 
@@ -321,8 +335,13 @@ func (f *finder) probeSearch(dir string, d Directive) int {
 
 // probePCH notes a path at which a precompiled header would be taken.
 func (f *finder) probePCH(p string) {
-	if kind, missing := f.fs.Look(trimDotSlash(p)); kind == Missing {
+	p = trimDotSlash(p)
+	if kind, missing := f.fs.Look(p); kind == Missing {
 		f.absent[missing] = struct{}{}
+		// A header that was listed was read as it is.
+		if header := f.look(stem(p)); header.kind == Regular && header.file < 0 {
+			f.asked[missing] = struct{}{}
+		}
 	} else {
 		f.pch = true
 	}
@@ -334,6 +353,21 @@ func (f *finder) result() Lookups {
 		Absent:  sortedKeys(f.absent),
 		Present: sortedKeys(f.present),
 		Aliases: sortedKeys(f.aliases),
+		Asked:   sortedKeys(f.asked),
+		Same:    f.chain.same,
+	}
+	for alias, file := range f.aliases {
+		l.Same = append(l.Same, [2]string{alias, trimDotSlash(f.files[file].Path)})
+	}
+	for i := range l.Same {
+		l.Same[i] = [2]string{orDot(l.Same[i][0]), orDot(l.Same[i][1])}
+	}
+	slices.SortFunc(l.Same, func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+	l.Same = slices.Compact(l.Same)
+	for _, d := range f.chain.dirs {
+		if _, ok := f.fs.ID(d.path); ok && !slices.Contains(l.Chain, orDot(d.path)) {
+			l.Chain = append(l.Chain, orDot(d.path))
+		}
 	}
 	var dependency, computed, unexplained bool
 	for i := range f.files {
@@ -356,6 +390,14 @@ func (f *finder) result() Lookups {
 		l.NeedPreprocess = NeedUnexplained
 	}
 	return l
+}
+
+// orDot spells the working directory.
+func orDot(dir string) string {
+	if dir == "" {
+		return "."
+	}
+	return dir
 }
 
 func sortedKeys[V any](m map[string]V) []string {

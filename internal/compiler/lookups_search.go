@@ -7,6 +7,7 @@ import "strings"
 type chain struct {
 	dirs  []chainDir
 	angle int // index of the first directory for <…>
+	same  [][2]string
 }
 
 type chainDir struct {
@@ -30,14 +31,21 @@ func newChain(sp SearchPath, fs FileSystem) chain {
 	add(sp.Angle, false)
 	add(sp.System, true)
 	add(sp.After, true)
-	seen := make(map[FileID]struct{}, len(c.dirs))
+	for _, d := range sp.Duplicates {
+		c.same = append(c.same, [2]string{trimDir(d[0]), trimDir(d[1])})
+	}
+	seen := make(map[FileID]string, len(c.dirs))
 	for i := len(c.dirs) - 1; i >= 0; i-- {
-		id, ok := fs.ID(c.dirs[i].path)
+		d := &c.dirs[i]
+		id, ok := fs.ID(d.path)
 		if !ok {
 			continue
 		}
-		_, c.dirs[i].again = seen[id]
-		seen[id] = struct{}{}
+		other, again := seen[id]
+		if d.again = again; again && other != d.path {
+			c.same = append(c.same, [2]string{d.path, other})
+		}
+		seen[id] = d.path
 	}
 	return c
 }
@@ -202,6 +210,16 @@ func (f *finder) note(c candidate) {
 	}
 }
 
+// ask notes that a file could have been at a candidate when the compiler
+// looked, without being on its list.
+func (f *finder) ask(own candidate, s *search) {
+	for _, c := range append(s.at[:s.emitted:s.emitted], own) {
+		if c.kind == Missing && c.missing != "" {
+			f.asked[c.missing] = struct{}{}
+		}
+	}
+}
+
 func (f *finder) push(file int, dir string) {
 	key := includerKey{file, dir}
 	if _, ok := f.done[key]; !ok {
@@ -213,7 +231,11 @@ func (f *finder) push(file int, dir string) {
 // resolve notes the lookups of one directive in a file whose directory is dir.
 func (f *finder) resolve(dir string, d Directive) {
 	if strings.HasPrefix(d.Name, "/") {
-		f.note(f.look(d.Name))
+		c := f.look(d.Name)
+		f.note(c)
+		if f.family == GCC && (d.Kind == HasInclude || d.Kind == HasIncludeNext) {
+			f.ask(c, &search{})
+		}
 		return
 	}
 	own := candidate{kind: Missing, file: -1}
@@ -222,6 +244,10 @@ func (f *finder) resolve(dir string, d Directive) {
 		f.note(own)
 	}
 	next := d.Kind == IncludeNext || d.Kind == HasIncludeNext
+	if f.family == GCC && (d.Kind == HasInclude || d.Kind == HasIncludeNext) {
+		// clang lists what __has_include finds.
+		defer func() { f.ask(own, f.along(d.Name, d.Angle && !next)) }()
+	}
 	// Behind a file that was found beside its includer gcc goes on with the
 	// quote directories, even for <…>.
 	s := f.along(d.Name, d.Angle && !next)

@@ -17,8 +17,8 @@ import (
 //
 // Where two names of the chain are one directory, the chain has it once, as
 // the compilers do: a -I directory that is also the system's keeps the
-// system's place only. That holds for the moment; a link between the names
-// that is turned later is not noticed through the chain.
+// system's place only. Which are one is so at the moment; Duplicates names
+// them, so that a link that is turned later can be noticed.
 func (t *Toolchain) SearchPath(ctx context.Context, inv *Invocation, cwd string, env []string) (SearchPath, error) {
 	languageVariable, ok := includeVariables[inv.Language]
 	if !ok {
@@ -77,6 +77,21 @@ func listedDirs(env []string, name string) []string {
 	return nil
 }
 
+// UserDirs are the directories in which the build itself may put what a
+// compile looks for, as SearchPath and dependency lists spell them: the
+// working directory ("."), the source's, and those that options and env name.
+func (inv *Invocation) UserDirs(env []string) []string {
+	in := &inv.Includes
+	dirs := slices.Concat([]string{".", dirOf(inv.Source)}, in.Quote, in.Angle, in.System, in.After, listedDirs(env, "CPATH"))
+	if name := includeVariables[inv.Language]; name != "" {
+		dirs = append(dirs, listedDirs(env, name)...)
+	}
+	for i, d := range dirs {
+		dirs[i] = orDot(trimDir(d))
+	}
+	return dirs
+}
+
 // expandSysroot replaces = and $SYSROOT at the start of the user's directories
 // by the root of headers. gcc without such a root takes the names as they are
 // written. clang knows = with -I alone, and without a root it means /.
@@ -109,26 +124,37 @@ func (sp *SearchPath) expandSysroot(family Family, sysroot string) {
 // by device and inode, as there. Directories that do not exist stay.
 func (sp *SearchPath) dropDuplicates(family Family, cwd string) {
 	type inode struct{ dev, ino uint64 }
-	keepNew := func(dirs []string, seen, system map[inode]bool) []string {
+	keepNew := func(dirs []string, seen, system map[inode]string) []string {
 		return slices.DeleteFunc(dirs, func(dir string) bool {
+			abs := dir
 			if !filepath.IsAbs(dir) {
-				dir = cwd + "/" + dir
+				abs = cwd + "/" + dir
 			}
-			s := stampOf(dir)
+			s := stampOf(abs)
+			if !s.exists() {
+				return false
+			}
 			id := inode{s.Dev, s.Ino}
-			duplicate := s.exists() && (seen[id] || system[id])
-			seen[id] = true
+			kept, duplicate := seen[id]
+			if !duplicate {
+				kept, duplicate = system[id]
+			}
+			if !duplicate {
+				seen[id] = dir
+			} else if trimDir(kept) != trimDir(dir) {
+				sp.Duplicates = append(sp.Duplicates, [2]string{dir, kept})
+			}
 			return duplicate
 		})
 	}
-	system := make(map[inode]bool)
+	system := make(map[inode]string)
 	sp.System = keepNew(sp.System, system, nil)
 	sp.After = keepNew(sp.After, system, nil)
-	sp.Angle = keepNew(sp.Angle, make(map[inode]bool), system)
+	sp.Angle = keepNew(sp.Angle, make(map[inode]string), system)
 	if family == Clang {
 		system = nil
 	}
-	sp.Quote = keepNew(sp.Quote, make(map[inode]bool), system)
+	sp.Quote = keepNew(sp.Quote, make(map[inode]string), system)
 }
 
 // builtinChain is what a compiler searches of its own accord.

@@ -1,8 +1,8 @@
 package daemon
 
 import (
-	"path"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,19 +18,39 @@ type directory struct {
 	// tick of a change, or a name is a dangling symlink, whose target may
 	// appear without this directory changing.
 	trusted bool
+	// chain is set for a directory of the search path, and moved when the path
+	// has come to name another directory than at the last look.
+	chain, moved bool
 }
 
-// groupAbsent sorts absolute paths under the directories that would hold them.
-func groupAbsent(paths []string) []directory {
+// parent is the directory that holds a path. It is not cleaned: the kernel
+// takes the ".." of "link/../x" from where the link leads.
+func parent(p string) string {
+	if i := strings.LastIndexByte(p, '/'); i > 0 {
+		return p[:i]
+	}
+	return "/"
+}
+
+// groupAbsent sorts absolute paths under the directories that would hold them,
+// and adds those of the search path.
+func groupAbsent(paths, chain []string) []directory {
 	byDir := map[string][]string{}
 	for _, p := range paths {
-		d := path.Dir(p)
+		d := parent(p)
 		byDir[d] = append(byDir[d], p)
+	}
+	inChain := make(map[string]bool, len(chain))
+	for _, d := range chain {
+		inChain[d] = true
+		if _, ok := byDir[d]; !ok {
+			byDir[d] = nil
+		}
 	}
 	dirs := make([]directory, 0, len(byDir))
 	for d, names := range byDir {
 		sort.Strings(names)
-		dirs = append(dirs, directory{path: d, names: names})
+		dirs = append(dirs, directory{path: d, names: names, chain: inChain[d]})
 	}
 	sort.Slice(dirs, func(i, j int) bool { return dirs[i].path < dirs[j].path })
 	return dirs
@@ -68,6 +88,7 @@ func (d *directory) allAbsent(files *fileTable) (ok bool, appeared string) {
 			return false, name
 		}
 	}
+	d.moved = d.moved || d.chain && (s.dev != d.last.dev || s.ino != d.last.ino)
 	d.last = s
 	// A directory that does not exist has no time of its own, and so proves
 	// nothing for the next look; asking again costs one failing stat.

@@ -70,7 +70,7 @@ func TestNameWithinATick(t *testing.T) {
 	files := coarsen(newFileTable())
 	dir := t.TempDir()
 	name := filepath.Join(dir, "h.h")
-	absent := groupAbsent([]string{name})[0]
+	absent := groupAbsent([]string{name}, nil)[0]
 	for i := range 300 {
 		if ok, appeared := absent.allAbsent(files); !ok {
 			t.Fatalf("try %d: %s is not there", i, appeared)

@@ -20,8 +20,9 @@ import (
 // compiled is a compile that succeeded: what it left, taken into memory
 // before the build goes on and may change it.
 type compiled struct {
-	// start is when the compiler began: an input that may have changed since
-	// may not be what it read.
+	// before is how things were when the compiler began, at start: an input
+	// that may have changed since may not be what it read.
+	before         *before
 	start          moment
 	elapsed        time.Duration
 	stdout, stderr []byte
@@ -59,6 +60,7 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	}
 	j.settle(ctx, id)
 	c := &compiled{start: j.e.files.moment()}
+	c.before = j.lookAround(&c.start)
 	began := time.Now()
 	ran, err := j.client.Run(ctx, &ipcv1.Run{
 		Stage:        ipcv1.Run_STAGE_COMPILE,

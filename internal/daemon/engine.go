@@ -58,6 +58,7 @@ type Engine struct {
 	prepared  *lru[string, *prepared]
 	manifests *lru[manifestID, *manifest]
 	results   *lru[digest.Key, *result]
+	listings  *lru[string, *listing]
 	flights   flights
 	stats     *recorder
 	history   *history
@@ -84,6 +85,7 @@ func NewEngine(opt Options) *Engine {
 		scans:     newLRU[digest.Digest, *compiler.FileScan](50_000),
 		prepared:  newLRU[string, *prepared](20_000),
 		manifests: newLRU[manifestID, *manifest](20_000),
+		listings:  newLRU[string, *listing](2_000),
 		results:   newWeightedLRU[digest.Key, *result](256 << 20),
 		stats:     newRecorder(opt.Cache, opt.StatsLog, opt.Log),
 		history:   newHistory(opt.Cache),

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"path"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +35,8 @@ type candidate struct {
 	stdio   string
 	inputs  []expected
 	present []string
-	mu      sync.Mutex // guards absent
+	same    []action.Pair // absolute
+	mu      sync.Mutex    // guards absent
 	absent  []directory
 }
 
@@ -69,6 +72,15 @@ func (p place) absolute(name string) string {
 	return p.cwd + "/" + name
 }
 
+// directory is the absolute form of a directory of the search path, where "."
+// is the working directory.
+func (p place) directory(dir string) string {
+	if dir == "." {
+		return p.cwd
+	}
+	return p.absolute(dir)
+}
+
 // resolve makes a stored path absolute here.
 func (p place) resolve(stored string) string { return p.absolute(p.paths.Local(stored)) }
 
@@ -82,7 +94,14 @@ func (e *Engine) resolveCandidate(c *action.Candidate, p place) *candidate {
 	for i, a := range c.Absent {
 		absent[i] = p.resolve(a)
 	}
-	rc.absent = groupAbsent(absent)
+	chain := make([]string, len(c.Chain))
+	for i, d := range c.Chain {
+		chain[i] = p.directory(p.paths.Local(d))
+	}
+	rc.absent = groupAbsent(absent, chain)
+	for _, s := range c.Same {
+		rc.same = append(rc.same, action.Pair{A: p.directory(p.paths.Local(s.A)), B: p.directory(p.paths.Local(s.B))})
+	}
 	for _, pr := range c.Present {
 		rc.present = append(rc.present, p.resolve(pr))
 	}
@@ -109,18 +128,70 @@ func (c *candidate) check(files *fileTable, seen map[*file]digest.Digest) (ok bo
 	}
 	var st unix.Stat_t
 	for _, p := range c.present {
-		if unix.Stat(p, &st) != nil {
+		if !isPresent(p, &st) {
 			return false, p
+		}
+	}
+	for _, pair := range c.same {
+		if !isSame(pair) {
+			return false, pair.A
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	moved := false
 	for i := range c.absent {
-		if ok, appeared := c.absent[i].allAbsent(files); !ok {
+		ok, appeared := c.absent[i].allAbsent(files)
+		if !ok {
 			return false, appeared
+		}
+		moved = moved || c.absent[i].moved
+	}
+	if moved {
+		if d := c.joined(); d != "" {
+			return false, d
 		}
 	}
 	return true, ""
+}
+
+// isSame reports whether two paths lead to one file or directory.
+func isSame(p action.Pair) bool {
+	var a, b unix.Stat_t
+	return unix.Stat(p.A, &a) == nil && unix.Stat(p.B, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+// joined names a directory of the search path that has become a second name of
+// another one; then the compiler searches one of the two only. c.mu is held,
+// and all directories have been looked at.
+func (c *candidate) joined() string {
+	type inode struct{ dev, ino uint64 }
+	seen := make(map[inode]string, len(c.absent))
+	for i := range c.absent {
+		d := &c.absent[i]
+		if !d.chain || d.last == (stamp{}) {
+			continue
+		}
+		id := inode{d.last.dev, d.last.ino}
+		other, dup := seen[id]
+		if dup && !slices.ContainsFunc(c.same, func(p action.Pair) bool {
+			return p == action.Pair{A: other, B: d.path} || p == action.Pair{A: d.path, B: other}
+		}) {
+			return d.path
+		}
+		seen[id] = d.path
+	}
+	for i := range c.absent {
+		c.absent[i].moved = false
+	}
+	return ""
+}
+
+// isPresent reports whether a path that a search ended at still ends it. A
+// directory does not: compilers pass it over. One that they passed over is
+// recorded with "/." behind it.
+func isPresent(path string, st *unix.Stat_t) bool {
+	return unix.Stat(path, st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFDIR) == strings.HasSuffix(path, "/.")
 }
 
 // load returns the manifest as this place sees it, from memory if it is there.

@@ -112,7 +112,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		}
 		a.Inputs = append(a.Inputs, in)
 	}
-	if err := j.checkScans(ctx, c, files, a.Inputs); err != nil {
+	if err := j.checkScans(ctx, files); err != nil {
 		return nil, err
 	}
 	// The same toolchain, still: an upgrade under way mixes two.
@@ -128,6 +128,12 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		return nil, err
 	}
 	looked := compiler.FindLookups(p.inv, sp, files, compiler.NewDirCache(p.place.cwd))
+	if err := j.checkRaces(c, files, &looked); err != nil {
+		return nil, err
+	}
+	if err := j.checkOnce(files, a.Inputs, &looked); err != nil {
+		return nil, err
+	}
 	switch need := looked.NeedPreprocess; {
 	case need == compiler.NeedPragmaDependency:
 		return nil, refuse(reasonDependency, "")
@@ -150,44 +156,18 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		// What appeared while the compiler ran, it may not have seen.
 		var st unix.Stat_t
 		abs := p.place.absolute(x)
-		if err := unix.Stat(abs, &st); err != nil || j.e.files.changedSince(&c.start, abs, j.e.files.stamp(&st)) {
+		if !isPresent(abs, &st) || j.e.files.changedSince(&c.start, abs, j.e.files.stamp(&st)) {
 			return nil, refuse(reasonModified, "%s", x)
 		}
 		a.Present = append(a.Present, p.place.paths.Neutral(x))
 	}
-	return a, j.checkMerged(files, a.Inputs, looked.Present)
-}
-
-// checkMerged refuses units in which gcc may have taken one file for another
-// that it was to read once: it does so where content, size and time of the two
-// are equal, and then lists one of them only. The other is here among the
-// paths that exist and were not read; what it holds decides all the same.
-func (j *job) checkMerged(files []compiler.File, inputs []action.Input, present []string) error {
-	once := map[digest.Digest]string{}
-	imports := slices.ContainsFunc(files, hasImport)
-	for i, f := range files {
-		if f.Scan.PragmaOnce || imports {
-			once[inputs[i].Digest] = f.Path
-		}
+	for _, d := range looked.Chain {
+		a.Chain = append(a.Chain, p.place.paths.Neutral(d))
 	}
-	if len(once) == 0 {
-		return nil
+	for _, s := range looked.Same {
+		a.Same = append(a.Same, action.Pair{A: p.place.paths.Neutral(s[0]), B: p.place.paths.Neutral(s[1])})
 	}
-	for _, x := range present {
-		sum, _, err := j.e.files.digest(j.e.files.at(j.prep.place.absolute(x)))
-		if err != nil {
-			continue // a directory, say, or not to be read: not by the compiler either
-		}
-		if other, same := once[sum]; same {
-			return refuse(reasonOnceCopies, "%s and %s", other, x)
-		}
-	}
-	return nil
-}
-
-// hasImport reports whether a file may include others once only.
-func hasImport(f compiler.File) bool {
-	return slices.ContainsFunc(f.Scan.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import })
+	return a, nil
 }
 
 // unreadable names the reason why an input has no digest.
@@ -222,11 +202,9 @@ func (j *job) input(name string, start *moment) (action.Input, error) {
 
 // checkScans refuses units whose text shows that the lists of inputs cannot
 // decide the result.
-func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File, inputs []action.Input) error {
+func (j *job) checkScans(ctx context.Context, files []compiler.File) error {
 	inv := j.prep.inv
-	once := map[digest.Digest]string{}
-	imports := slices.ContainsFunc(files, hasImport)
-	for i, f := range files {
+	for _, f := range files {
 		s := f.Scan
 		switch {
 		case s.Module:
@@ -237,12 +215,6 @@ func (j *job) checkScans(ctx context.Context, c *compiled, files []compiler.File
 			return refuse(compiler.ReasonPrecompiled, "%s", f.Path)
 		case s.AsmInclude && inv.Mode == compiler.Object && !inv.CanListAssembly():
 			return refuse(reasonAsmInclude, "%s", f.Path)
-		}
-		if s.PragmaOnce || imports {
-			if other, dup := once[inputs[i].Digest]; dup && other != f.Path {
-				return refuse(reasonOnceCopies, "%s and %s", other, f.Path)
-			}
-			once[inputs[i].Digest] = f.Path
 		}
 	}
 	date, clock, timestamp := compiler.TimeMacros(files)
@@ -346,7 +318,8 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 		return digest.Key{}, err
 	}
 	stored := action.Candidate{
-		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, StdioContext: res.StdioContext,
+		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, Chain: a.Chain, Same: a.Same,
+		StdioContext: res.StdioContext,
 	}
 	_, err := e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
 		m.Add(stored)

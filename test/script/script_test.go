@@ -75,6 +75,7 @@ func run(t *testing.T, mode string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon":   startDaemon,
 			"counters": counters,
+			"same":     same,
 			"settle":   settle,
 			"parallel": parallel,
 			"signal":   signalDaemon,

@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+)
+
+// checkRaces refuses what may have been otherwise when the compiler looked,
+// though no file that it read is younger than that.
+func (j *job) checkRaces(c *compiled, files []compiler.File, looked *compiler.Lookups) error {
+	p := j.prep.place
+	paths := slices.Concat(looked.Present, looked.Aliases, c.asm)
+	for i := range files {
+		paths = append(paths, files[i].Path)
+	}
+	if turned := c.before.turned(p, paths); turned != "" {
+		return refuse(reasonModified, "%s", turned)
+	}
+	for _, x := range looked.Asked {
+		if abs := p.absolute(x); !c.before.wasAbsent(abs) {
+			return refuse(reasonModified, "%s may have been there", x)
+		}
+	}
+	return nil
+}
+
+// checkOnce refuses units in which one content stands at two paths, though it
+// asks to be included once, or #import does. gcc then goes by the times of
+// modification, which are no input, and lists one of the two; which other
+// files it passed over so is told by what its search ended at. Two names of
+// one file are one by any rule.
+func (j *job) checkOnce(files []compiler.File, inputs []action.Input, looked *compiler.Lookups) error {
+	imports := slices.ContainsFunc(files, func(f compiler.File) bool {
+		return slices.ContainsFunc(f.Scan.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import })
+	})
+	p := j.prep.place
+	once := map[digest.Digest]string{}
+	sizes := map[int64]bool{}
+	for i, f := range files {
+		if !f.Scan.PragmaOnce && !imports {
+			continue
+		}
+		sum := inputs[i].Digest
+		if other, dup := once[sum]; dup && other != f.Path {
+			pair := action.Pair{A: p.absolute(f.Path), B: p.absolute(other)}
+			if !isSame(pair) {
+				return refuse(reasonOnceCopies, "%s and %s", other, f.Path)
+			}
+			looked.Same = append(looked.Same, [2]string{f.Path, other})
+		}
+		once[sum] = f.Path
+		sizes[sum.Size()] = true
+	}
+	if len(once) == 0 {
+		return nil
+	}
+	for _, x := range looked.Present {
+		var st unix.Stat_t
+		if unix.Stat(p.absolute(x), &st) != nil || !sizes[st.Size] {
+			continue
+		}
+		if sum, _, err := j.e.files.digest(j.e.files.at(p.absolute(x))); err != nil {
+			return refuse(reasonModified, "%s", err)
+		} else if other, dup := once[sum]; dup {
+			return refuse(reasonOnceCopies, "%s and %s", other, x)
+		}
+	}
+	return nil
+}
