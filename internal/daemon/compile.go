@@ -59,6 +59,10 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 		defer os.Remove(run.AsmDepFile)
 	}
 	j.settle(ctx, id)
+	j.e.compiling.Add(1)
+	defer j.e.compiling.Add(-1)
+	held, claimErr := j.e.claim(j.written())
+	defer func() { held.release() }()
 	c := &compiled{start: j.e.files.moment()}
 	c.before = j.lookAround(&c.start)
 	began := time.Now()
@@ -98,6 +102,15 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	// the compiler was kept from writing, must be written.
 	c.stdout, c.stderr, c.merged = ran.GetStdout(), ran.GetStderr(), ran.GetMerged()
 	err = j.gather(c, ran, depFile, run.AsmDepFile, hasDeps)
+	switch {
+	case err != nil:
+	case claimErr != nil:
+		err = claimErr
+	case held.shared():
+		err = refuse(reasonOutputShared, "%s", inv.Object)
+	}
+	held.release()
+	held = nil
 	if wantUser && hasDeps {
 		if depErr := j.writeUserDeps(ctx, c, err); depErr != nil {
 			// The user's own command, run once more, writes all it should.
@@ -181,14 +194,13 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 // the preprocessor says so.
 func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) error {
 	inv, p := j.prep.inv, j.prep.place
-	out := p.absolute(inv.Deps.File)
 	if gathered == nil {
 		if files, err := j.scanAll(c); err == nil {
 			sp, err := j.prep.tool.SearchPath(ctx, inv, p.cwd, j.req.GetEnv())
 			if err == nil {
 				if user, ok := compiler.UserDeps(inv.Family, sp, inv, files); ok {
 					c.user = user
-					return writeOutput(out, renderDeps(inv, c.userDeps()), j.perm(), inPlace, nil)
+					return j.writeDeps(renderDeps(inv, c.userDeps()))
 				}
 			}
 		}
@@ -223,7 +235,7 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 	if listed != len(mine) {
 		return refuse(reasonDepFile, "the two dependency lists differ")
 	}
-	return writeOutput(out, renderDeps(inv, c.userDeps()), j.perm(), inPlace, nil)
+	return j.writeDeps(renderDeps(inv, c.userDeps()))
 }
 
 // listDespiteErrors writes the dependency file of a command with -MMD that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hpcc.dev/hpcc/internal/cache"
@@ -65,7 +66,9 @@ type Engine struct {
 	// described are the toolchains whose descriptions are on disk.
 	described sync.Map // digest.Key -> struct{}
 
-	storing sync.WaitGroup
+	// compiling counts the compiles under way in this process.
+	compiling atomic.Int64
+	storing   sync.WaitGroup
 	// slots bounds the results that are stored in the background at once;
 	// past it a build waits for its own.
 	slots chan struct{}
@@ -149,6 +152,8 @@ const (
 	reasonIrregular     compiler.Reason = "input-irregular"
 	reasonOutputMissing compiler.Reason = "output-missing"
 	reasonOutputSpecial compiler.Reason = "output-special"
+	reasonOutputLarge   compiler.Reason = "output-too-large"
+	reasonOutputShared  compiler.Reason = "output-shared"
 	reasonStdio         compiler.Reason = "stdio-not-neutral"
 	reasonStdioLarge    compiler.Reason = "stdio-too-large"
 	reasonStdioGone     compiler.Reason = "stdio-not-writable"
@@ -172,6 +177,8 @@ var engineReasons = map[compiler.Reason]string{
 	reasonModified:      "an input changed while, or just before, it was compiled",
 	reasonIrregular:     "an input is not a regular file",
 	reasonOutputMissing: "the compiler left no output where it was expected",
+	reasonOutputLarge:   "an output is larger than the cache takes",
+	reasonOutputShared:  "two compiles wrote one output at the same time",
 	reasonOutputSpecial: "the output is a device, a pipe or another special file",
 	reasonStdio:         "the messages cannot be made independent of where the project lies",
 	reasonStdioLarge:    "the compiler printed more than the cache keeps",

@@ -203,8 +203,17 @@ func (j *job) quiet(ctx context.Context, args []string, stdout string, setEnv ..
 	return nil
 }
 
-// perm is the mode of a new output.
-func (j *job) perm() os.FileMode { return os.FileMode(0o666 &^ j.req.GetUmask()) }
+// outputFile is one of the job's outputs with its content.
+func (j *job) outputFile(path string, data []byte) outputFile {
+	return outputFile{path: j.prep.place.absolute(path), data: data, mode: 0o666, umask: os.FileMode(j.req.GetUmask())}
+}
+
+// writeDeps writes the user's dependency file.
+func (j *job) writeDeps(text []byte) error {
+	o := j.outputFile(j.prep.inv.Deps.File, text)
+	_, err := o.write()
+	return err
+}
 
 // deliver writes a stored result where the command wants it.
 func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, error) {
@@ -222,6 +231,7 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 			return nil, fmt.Errorf("the stored result has no %s", o.Role)
 		}
 	}
+	var files []outputFile
 	if inv.Deps.Requested {
 		var names []string
 		for _, d := range r.Dependencies {
@@ -229,21 +239,20 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 				names = append(names, p.paths.Local(d.Path))
 			}
 		}
-		text := renderDeps(inv, names)
-		if err := writeOutput(p.absolute(inv.Deps.File), text, j.perm(), inPlace, nil); err != nil {
-			return nil, err
-		}
+		files = append(files, j.outputFile(inv.Deps.File, renderDeps(inv, names)))
 	}
 	for _, o := range inv.Outputs {
 		if out, ok := r.outputs[o.Role]; ok {
-			perm := j.perm()
+			f := j.outputFile(o.Path, out.data)
 			if out.executable {
-				perm = os.FileMode(0o777 &^ j.req.GetUmask())
+				f.mode = 0o777
 			}
-			if err := writeOutput(p.absolute(o.Path), out.data, perm, mannerOf(inv.Family, o.Role), r.clone(j.e, o.Role)); err != nil {
-				return nil, err
-			}
+			f.how, f.clone = mannerOf(inv.Family, o.Role), r.clone(j.e, o.Role)
+			files = append(files, f)
 		}
+	}
+	if err := j.writeAll(files); err != nil {
+		return nil, err
 	}
 	j.outcome = outcome{kind: hitDirect, action: c.action, manifest: manifest, saved: r.CompileTime}
 	if !j.preprocessed.IsZero() {
@@ -253,6 +262,30 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 		Stdout: p.paths.LocalText(r.Stdout),
 		Stderr: p.paths.LocalText(r.Stderr),
 	}}, nil
+}
+
+// writeAll writes the outputs of a hit. If it cannot write all, nothing is new:
+// the compiler will say what is wrong, and may not get as far.
+func (j *job) writeAll(files []outputFile) error {
+	if !j.e.opt.Background || j.e.compiling.Load() > 0 {
+		// Whoever compiles into one of these must know.
+		held, err := j.e.claim(j.written())
+		if err == nil {
+			defer held.release()
+		}
+	}
+	var created []string
+	for i := range files {
+		isNew, err := files[i].write()
+		if isNew {
+			created = append(created, files[i].path)
+		}
+		if err != nil {
+			removeAll(created...)
+			return err
+		}
+	}
+	return nil
 }
 
 // renderDeps writes the dependency file that the command asks for.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -40,61 +41,86 @@ func mannerOf(family compiler.Family, role string) manner {
 	return inPlace
 }
 
-// writeOutput leaves data at path as a compiler would have, whatever is there:
-// a new file gets perm, a device stays a device.
+// outputFile is a file to leave as a compiler would have.
+type outputFile struct {
+	path string
+	data []byte
+	// mode is what the compiler asks open for, of which umask takes bits.
+	mode, umask os.FileMode
+	how         manner
+	// clone, if not nil, tries to fill an empty file without copying.
+	clone func(*os.File) (bool, error)
+}
+
+// write leaves the file, whatever is there: a new one gets its mode, a device
+// stays a device. It reports whether nothing was there before.
 //
 // Where it makes no difference to be seen later, an existing file is replaced
 // even if the compiler would overwrite it: whoever still reads the old one (a
 // linker, another job) keeps it whole, and truncating a file in place makes
-// some file systems write it out at once. clone, if not nil, tries to fill an
-// empty file without copying.
-func writeOutput(path string, data []byte, perm os.FileMode, how manner, clone func(*os.File) (bool, error)) error {
-	fd, err := openShared(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+// some file systems write it out at once.
+func (o *outputFile) write() (created bool, err error) {
+	perm, clone := o.perm(), o.clone
+	fd, err := openShared(o.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	created = err == nil
 	if errors.Is(err, fs.ErrExist) {
-		if replaces(path, perm, how) && unix.Unlink(path) == nil {
-			fd, err = openShared(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+		if o.replaces() && unix.Unlink(o.path) == nil {
+			fd, err = openShared(o.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 		}
 		if errors.Is(err, fs.ErrExist) {
-			fd, err = openShared(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+			fd, err = openShared(o.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 			clone = nil
 		}
 	}
 	if err != nil {
-		return special(err)
+		return false, special(err)
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f := os.NewFile(uintptr(fd), o.path)
 	if clone != nil {
 		if done, err := clone(f); done || err != nil {
-			return errors.Join(err, f.Close())
+			return created, errors.Join(err, f.Close())
 		}
 	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
+	_, err = f.Write(o.data)
+	return created, errors.Join(err, f.Close())
 }
 
-// replaces reports whether what is at path is to be removed before it is
-// written.
-func replaces(path string, perm os.FileMode, how manner) bool {
+// perm is the mode to create the file with. A directory's default access
+// rights stand in for the umask (acl(5)), which the kernel sees to if it is
+// asked for the whole mode.
+func (o *outputFile) perm() os.FileMode {
+	if hasAttribute(filepath.Dir(o.path), "system.posix_acl_default") {
+		return o.mode
+	}
+	return o.mode &^ o.umask
+}
+
+func hasAttribute(path, name string) bool {
+	n, err := unix.Getxattr(path, name, nil)
+	return err == nil && n > 0
+}
+
+// replaces reports whether what is there is to be removed before it is written.
+func (o *outputFile) replaces() bool {
 	var own, target unix.Stat_t
-	if unix.Lstat(path, &own) != nil {
+	if unix.Lstat(o.path, &own) != nil {
 		return false
 	}
 	kind := own.Mode & unix.S_IFMT
-	if kind == unix.S_IFLNK && throughProc(path) {
+	if kind == unix.S_IFLNK && throughProc(o.path) {
 		return false // a link to the daemon's own stdout, or the like
 	}
-	dangling := unix.Stat(path, &target) != nil
+	dangling := unix.Stat(o.path, &target) != nil
 	regular := !dangling && target.Mode&unix.S_IFMT == unix.S_IFREG
 	switch {
-	case kind == unix.S_IFREG && own.Nlink == 1 && own.Mode&0o7777 == uint32(perm) &&
-		int(own.Uid) == os.Geteuid() && int(own.Gid) == os.Getegid():
-		return true // a new one would look the same
-	case how == unlinkFirst:
-		return !dangling && target.Size > 0 && (kind == unix.S_IFREG || kind == unix.S_IFLNK)
-	case how == renamed:
-		return regular || dangling
+	case o.how == unlinkFirst && !dangling && target.Size > 0 && (kind == unix.S_IFREG || kind == unix.S_IFLNK):
+		return true
+	case o.how == renamed && (regular || dangling):
+		return true
 	}
-	return false
+	// Would a new one look the same?
+	return kind == unix.S_IFREG && own.Nlink == 1 && own.Mode&0o7777 == uint32(o.mode&^o.umask) &&
+		int(own.Uid) == os.Geteuid() && int(own.Gid) == os.Getegid() && !hasAttribute(o.path, "system.posix_acl_access")
 }
 
 // readOutput reads what a compile left at path.
@@ -113,7 +139,7 @@ func readOutput(path string) (data []byte, executable bool, err error) {
 		return nil, false, refuse(reasonOutputSpecial, "%s is not a regular file", path)
 	}
 	if st.Size() > maxInput {
-		return nil, false, refuse(reasonOutputSpecial, "%s has %d bytes", path, st.Size())
+		return nil, false, refuse(reasonOutputLarge, "%s has %d bytes", path, st.Size())
 	}
 	data = make([]byte, st.Size())
 	if _, err := io.ReadFull(f, data); err != nil {

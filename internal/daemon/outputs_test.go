@@ -69,8 +69,8 @@ func TestWriteOutputAsTheCompilerWould(t *testing.T) {
 					if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
 						t.Fatalf("%s: %v\n%s", name, err, out)
 					}
-					err := writeOutput(ours+"/out."+o.suffix, []byte("new"), 0o644, mannerOf(family, o.role), nil)
-					if err != nil {
+					f := outputFile{path: ours + "/out." + o.suffix, data: []byte("new"), mode: 0o666, umask: 0o022, how: mannerOf(family, o.role)}
+					if _, err := f.write(); err != nil {
 						t.Fatal(err)
 					}
 					if got, want := describe(t, ours, o.suffix), describe(t, theirs, o.suffix); got != want {

@@ -141,6 +141,9 @@ func (c *asPlain) run(t *testing.T, m *plainMode, cc string) {
 		if got != plain {
 			t.Errorf("run %d under hpcc leaves\n%snot as plain %s\n%s", i+1, lacking(got, plain), cc, lacking(plain, got))
 		}
+		if w == "-" {
+			continue
+		}
 		if counted := readOutcomes(t, log, 1+strings.Count(w, ",")); counted != w {
 			t.Errorf("run %d counts %q, want %q", i+1, counted, w)
 		}
