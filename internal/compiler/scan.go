@@ -83,7 +83,10 @@ type FileScan struct {
 	timeWord  timeNames
 
 	// AsmInclude: .incbin or .include could reach an assembler from here.
-	AsmInclude bool
+	// AsmFiles are their operands, and AsmOpaque is set if some is not written
+	// out.
+	AsmInclude, AsmOpaque bool
+	AsmFiles              []AsmFile
 	// Module: C++20 modules (import, module, export), @import, or
 	// `#pragma clang module`.
 	Module bool

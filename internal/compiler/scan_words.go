@@ -1,9 +1,6 @@
 package compiler
 
-import (
-	"bytes"
-	"strings"
-)
+import "bytes"
 
 // capital handles words that start with D, T or G and so could be DATE, TIME,
 // TIMESTAMP (to be joined with underscores by ##), or the GCC of a pragma that
@@ -104,69 +101,3 @@ func isTimePrefix(w []byte) bool {
 	}
 	return false
 }
-
-// dot looks for the assembler's directives in code: in assembler sources, or to
-// be made a string by a macro. Members named include are told apart.
-func (s *scanner) dot(i int) int {
-	rest := s.src[i+1:]
-	switch {
-	case bytes.HasPrefix(rest, []byte("incbin")):
-		s.out.AsmInclude = true
-	case bytes.HasPrefix(rest, []byte("include")):
-		if i > 0 && (isWord(s.src[i-1]) || s.src[i-1] == ')' || s.src[i-1] == ']') {
-			break
-		}
-		next := s.blanks(i + 1 + len("include"))
-		if next < len(s.src) && s.src[next] == '=' {
-			break
-		}
-		s.out.AsmInclude = true
-	}
-	return i + 1
-}
-
-// stringText looks into a string literal for text that could make the
-// assembler read a file. Adjacent literals are joined by the compiler, so a
-// literal that ends in the begin of such a directive counts too.
-func (s *scanner) stringText(text []byte) {
-	if len(text) == 0 || s.out.AsmInclude {
-		return
-	}
-	if bytes.Contains(text, []byte("incbin")) || bytes.Contains(text, []byte(".include")) {
-		s.out.AsmInclude = true
-		return
-	}
-	dot := bytes.LastIndexByte(text, '.')
-	if dot < 0 {
-		return
-	}
-	if tail := string(text[dot:]); tail == "." {
-		// A lone dot ends many a message: only where it could begin a statement,
-		// in a file that has assembly.
-		if dot == 0 || bytes.IndexByte([]byte(" nt;}:"), text[dot-1]) >= 0 {
-			s.out.AsmInclude = s.hasAsm()
-		}
-	} else if strings.HasPrefix(".include", tail) || strings.HasPrefix(".incbin", tail) {
-		s.out.AsmInclude = true
-	}
-}
-
-// hasAsm reports whether the text may hold assembly; the answer is kept, since
-// it reads all of the text.
-func (s *scanner) hasAsm() bool {
-	if s.asm == asmUnknown {
-		s.asm = asmNone
-		if bytes.Contains(s.src, []byte("asm")) || bytes.Contains(s.src, []byte("ASM")) {
-			s.asm = asmFound
-		}
-	}
-	return s.asm == asmFound
-}
-
-type asmPresence uint8
-
-const (
-	asmUnknown asmPresence = iota
-	asmNone
-	asmFound
-)

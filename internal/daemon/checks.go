@@ -72,3 +72,31 @@ func (j *job) checkOnce(files []compiler.File, inputs []action.Input, looked *co
 	}
 	return nil
 }
+
+// assembled returns what the assembler may have read besides what it listed,
+// if it lists anything, and adds to looked where it may have looked in vain.
+func (j *job) assembled(listed []string, sp compiler.SearchPath, files []compiler.File, fs compiler.FileSystem, looked *compiler.Lookups) (included []string, err error) {
+	inv := j.prep.inv
+	switch {
+	case inv.CanListAssembly():
+		looked.Absent = append(looked.Absent, compiler.FindAssemblerAbsences(inv, listed, fs)...)
+		return nil, nil
+	case !slices.ContainsFunc(files, func(f compiler.File) bool { return f.Scan.AsmInclude }):
+		return nil, nil
+	case inv.Family == compiler.GCC && inv.Mode == compiler.Assembly:
+		return nil, nil // nothing is assembled; clang's does read the files
+	}
+	l, err := compiler.FindAssemblerLookups(inv, sp, files, fs, func(path string) (*compiler.FileScan, error) {
+		return j.e.scan(j.e.files.at(j.prep.place.absolute(path)))
+	})
+	switch {
+	case err != nil:
+		return nil, unreadable(err)
+	case l.Opaque != "":
+		return nil, refuse(reasonAsmInclude, "%s", l.Opaque)
+	}
+	looked.Absent = append(looked.Absent, l.Absent...)
+	// A file that was there to be read leaves no trace once it is gone.
+	looked.Asked = append(looked.Asked, l.Absent...)
+	return l.Files, nil
+}

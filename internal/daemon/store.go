@@ -127,7 +127,12 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	if err != nil {
 		return nil, err
 	}
-	looked := compiler.FindLookups(p.inv, sp, files, compiler.NewDirCache(p.place.cwd))
+	fs := compiler.NewDirCache(p.place.cwd)
+	looked := compiler.FindLookups(p.inv, sp, files, fs)
+	included, err := j.assembled(asm, sp, files, fs, &looked)
+	if err != nil {
+		return nil, err
+	}
 	if err := j.checkRaces(c, files, &looked); err != nil {
 		return nil, err
 	}
@@ -142,7 +147,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	case need != "" && j.preprocessed.IsZero():
 		return nil, needsText(need)
 	}
-	for _, x := range looked.Aliases {
+	for _, x := range slices.Concat(looked.Aliases, included) {
 		in, err := j.input(x, &c.start)
 		if err != nil {
 			return nil, err
@@ -203,7 +208,6 @@ func (j *job) input(name string, start *moment) (action.Input, error) {
 // checkScans refuses units whose text shows that the lists of inputs cannot
 // decide the result.
 func (j *job) checkScans(ctx context.Context, files []compiler.File) error {
-	inv := j.prep.inv
 	for _, f := range files {
 		s := f.Scan
 		switch {
@@ -213,8 +217,6 @@ func (j *job) checkScans(ctx context.Context, files []compiler.File) error {
 			return refuse(reasonDependency, "%s", f.Path)
 		case s.PragmaPCH:
 			return refuse(compiler.ReasonPrecompiled, "%s", f.Path)
-		case s.AsmInclude && inv.Mode == compiler.Object && !inv.CanListAssembly():
-			return refuse(reasonAsmInclude, "%s", f.Path)
 		}
 	}
 	date, clock, timestamp := compiler.TimeMacros(files)
