@@ -1,15 +1,15 @@
 package compiler
 
 import (
-	"bufio"
 	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"hpcc.dev/hpcc/test/strace"
 )
 
 // scanTools skips the test if one of the programs is missing, or fails it
@@ -183,43 +183,33 @@ func writeTree(t testing.TB, dir, text string) {
 	}
 }
 
-var (
-	straceCall = regexp.MustCompile(`^(\d+) +(\w+)\((?:AT_FDCWD, )?"((?:[^"\\]|\\.)*)"(.*)\) += +(-?\d+)(?: (\w+))?`)
-	straceExec = regexp.MustCompile(`^(\d+) +execve\("[^"]*/(cc1|cc1plus|clang[^"/]*)"`)
-)
-
 // tracedLookups returns the paths that the compiler proper looked for in vain,
 // and those that it opened.
 func tracedLookups(t *testing.T, log string) (failed, opened []string) {
 	t.Helper()
-	f, err := os.Open(log)
+	processes, err := strace.Read(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	proper := map[string]bool{}
-	in := bufio.NewScanner(f)
-	in.Buffer(nil, 1<<20)
-	for in.Scan() {
-		line := in.Text()
-		if m := straceExec.FindStringSubmatch(line); m != nil {
-			proper[m[1]] = true
+	proper := 0
+	for _, p := range processes {
+		name := filepath.Base(p.Program)
+		if name != "cc1" && name != "cc1plus" && !strings.HasPrefix(name, "clang") {
 			continue
 		}
-		m := straceCall.FindStringSubmatch(line)
-		if m == nil || !proper[m[1]] || m[2] == "execve" {
-			continue
-		}
-		switch {
-		case m[2] == "readlink":
-			// gcc's search for a shorter spelling; the open that follows counts.
-		case m[6] == "ENOENT" || m[6] == "ENOTDIR":
-			failed = append(failed, m[3])
-		case (m[2] == "openat" || m[2] == "open") && m[5] != "-1" && strings.Contains(m[4], "O_RDONLY") && !strings.Contains(m[4], "O_DIRECTORY"):
-			opened = append(opened, m[3])
+		proper++
+		for _, l := range p.Lookups {
+			switch {
+			case l.Call == "readlink" || l.Call == "execve":
+				// gcc's search for a shorter spelling; the open that follows counts.
+			case l.Errno == "ENOENT" || l.Errno == "ENOTDIR":
+				failed = append(failed, l.Path)
+			case strings.HasPrefix(l.Call, "open") && l.Found() && !l.Writes && !l.Directory:
+				opened = append(opened, l.Path)
+			}
 		}
 	}
-	if len(proper) == 0 {
+	if proper == 0 {
 		t.Fatal("no compiler in the trace")
 	}
 	return failed, opened
@@ -524,7 +514,7 @@ func TestLookupsCoverTrace(t *testing.T) {
 	scanTools(t, "strace")
 	check := func(t *testing.T, u scanUnit) {
 		log := filepath.Join(t.TempDir(), "trace")
-		dep := u.compile(t, "-MD", "strace", "-f", "-s", "4096", "-e", "trace=%file", "-o", log)
+		dep := u.compile(t, "-MD", strace.Command(log)...)
 		files := u.files(t, dep)
 		sp := u.searchPath(t)
 		got := FindLookups(u.invocation(), sp, files, NewDirCache(u.dir))

@@ -47,6 +47,7 @@ const graph = `
 	test/e2e:
 	test/imports:
 	test/script:
+	test/strace:
 `
 
 // owners names, for each heavy library, the one package that may import it,
