@@ -109,6 +109,7 @@ type logLine struct {
 	Output   string          `json:"output,omitempty"`
 	Cwd      string          `json:"cwd"`
 	Compiler string          `json:"compiler"`
+	Args     []string        `json:"args"`
 	Action   string          `json:"action,omitempty"`
 	Differs  string          `json:"differs,omitempty"`
 	Seconds  float64         `json:"seconds"`
@@ -165,7 +166,7 @@ func (r *recorder) writeLog(j *job) {
 	o := &j.outcome
 	line := logLine{
 		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail,
-		Cwd: j.req.GetCwd(), Compiler: j.req.GetCompiler(), Differs: o.why,
+		Cwd: j.req.GetCwd(), Compiler: j.req.GetCompiler(), Args: j.req.GetArgs(), Differs: o.why,
 		Seconds: o.total.Seconds(), Saved: o.saved.Seconds(),
 	}
 	if j.prep != nil {
