@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 
@@ -36,7 +37,8 @@ func compileOnce(args []string) int {
 	switch {
 	case err != nil:
 		// A build never fails because of its cache.
-		fmt.Fprintf(os.Stderr, "hpcc: %s; compiling without a cache\n", err)
+		dir, _ := config.Dir(os.LookupEnv)
+		wrapper.NoteNoCache(dir, err)
 	case msg.Done != nil:
 		return runner.Finish(args, msg.Done)
 	case msg.Run != nil:
@@ -54,12 +56,19 @@ func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*ipcv1.ServerMessage, err
 	if err != nil {
 		return nil, err
 	}
-	engine, err := openEngine(cfg, false, newLogger(cfg, os.Stderr))
+	// stderr is the build's: what hpcc logs does not belong there unless somebody
+	// has asked for it.
+	log := slog.New(slog.DiscardHandler)
+	if cfg.IsSet("log.level") {
+		log = newLogger(cfg, os.Stderr)
+	}
+	engine, err := openEngine(cfg, false, log)
 	if err != nil {
 		return nil, err
 	}
 	msg := engine.Compile(context.Background(), req, local{runner})
-	return msg, engine.Close()
+	engine.Close()
+	return msg, nil
 }
 
 // local runs an engine's commands in this process's own place.

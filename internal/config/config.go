@@ -176,6 +176,9 @@ func (c *Config) Settings() []Setting {
 	return all
 }
 
+// IsSet reports whether somebody has set a key, by its name in client.toml.
+func (c *Config) IsSet(key string) bool { return c.origins[key] != "" }
+
 func (c *Config) setDefaults() {
 	c.Cache.MaxSize = 10_000_000_000
 	c.Reproducible.DateTime = DateTimeWarn

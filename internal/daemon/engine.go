@@ -105,10 +105,13 @@ func (e *Engine) Drain() {
 }
 
 // Close drains the engine and closes its cache. No Compile may be under way or
-// follow.
-func (e *Engine) Close() error {
+// follow. That the cache's accounting could not be written is logged and no
+// more: the next eviction counts anew.
+func (e *Engine) Close() {
 	e.Drain()
-	return e.cache.Close()
+	if err := e.cache.Close(); err != nil {
+		e.log.Warn("usage-not-written", "error", err.Error())
+	}
 }
 
 // Compile carries out one compiler call and returns how the conversation

@@ -99,9 +99,9 @@ func Serve(ctx context.Context, engine *Engine, opt ServerOptions, ready func(ip
 	}
 	accepting.Wait()
 	s.active.Wait()
-	err = engine.Close()
+	engine.Close()
 	s.opt.Log.Info("daemon-stopped", "pid", s.end.Pid)
-	return err
+	return nil
 }
 
 // takeLock makes sure that one daemon at a time uses a configuration. The

@@ -30,20 +30,29 @@ const (
 	noteToken    = "refused-token"
 	noteVersion  = "other-version"
 	noteNoHpccd  = "no-hpccd"
+	noteNoCache  = "no-cache"
 )
 
 // hungFile holds the process id of a daemon that did not answer, as of the
 // file's time.
 const hungFile = "hung"
 
+// NoteNoCache says on stderr why a compile goes on without a cache, unless that
+// was said of late. config is the configuration directory, or empty.
+func NoteNoCache(config string, why error) {
+	note(config, noteNoCache, why.Error()+"; compiling without a cache")
+}
+
+func (c *call) note(kind, text string) { note(c.config, kind, text) }
+
 // note says text on stderr unless this kind was said of late. Where nothing
 // can be remembered, nothing is said: a read-only home would have it in each
 // compile's output.
-func (c *call) note(kind, text string) {
-	if c.config == "" {
+func note(config, kind, text string) {
+	if config == "" {
 		return
 	}
-	dir := filepath.Join(c.config, "notes")
+	dir := filepath.Join(config, "notes")
 	if os.MkdirAll(dir, 0o700) != nil {
 		return
 	}
