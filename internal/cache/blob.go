@@ -133,7 +133,7 @@ func (c *Disk) PutBlob(b []byte) (digest.Digest, error) {
 	for _, p := range [2]string{path + suffix, path} {
 		// A crash of the machine leaves files empty or short; where that can be
 		// seen, it is mended here. Otherwise the next reader sees it.
-		if fi, err := os.Stat(p); err == nil && (fi.Size() == d.Size() || isCompressed(p) && fi.Size() > 0) {
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() && (fi.Size() == d.Size() || isCompressed(p) && fi.Size() > 0) {
 			touch(p, fi)
 			return d, nil
 		}

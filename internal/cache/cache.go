@@ -212,16 +212,30 @@ func (c *Disk) path(k Kind, key digest.Key) string {
 }
 
 // write puts a complete file at path. The first file of a shard finds no
-// directory, and so does any after the cache was deleted under way.
+// directory, and so does any after the cache was deleted under way. A directory
+// in the file's place goes.
 func (c *Disk) write(path string, data []byte) error {
 	opt := atomicfile.Options{TempDir: c.TempDir()}
 	err := atomicfile.Write(path, data, opt)
-	for try := 0; try < 3 && errors.Is(err, fs.ErrNotExist); try++ {
-		if err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.MkdirAll(c.TempDir(), 0o700)); err == nil {
+	for try := 0; try < 3 && err != nil; try++ {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.MkdirAll(c.TempDir(), 0o700))
+		case isDir(path):
+			err = os.RemoveAll(path)
+		default:
+			return classify(err)
+		}
+		if err == nil {
 			err = atomicfile.Write(path, data, opt)
 		}
 	}
 	return classify(err)
+}
+
+func isDir(path string) bool {
+	fi, err := os.Lstat(path)
+	return err == nil && fi.IsDir()
 }
 
 // classify joins an error of the file system with the one of ours that callers

@@ -45,6 +45,7 @@ const graph = `
 
 	bench/empty:
 	test/e2e:
+	test/fault:           internal/cache
 	test/imports:
 	test/script:
 	test/strace:
