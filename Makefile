@@ -56,7 +56,7 @@ vet:
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted" >&2; exit 1; fi
 	for m in $(MODULES); do (cd $$m && go vet ./...); done
-	go vet -tags e2e ./test/e2e
+	go vet -tags e2e ./test/...
 
 .PHONY: e2e
 e2e: setup build
@@ -65,6 +65,8 @@ e2e: setup build
 .PHONY: soak
 soak: setup build
 	HPCC_SOAK=1 go test -tags e2e -count=1 -timeout 6h -v ./test/e2e
+	HPCC_SOAK=1 go test -count=1 -timeout 6h -v ./test/fault
+	go test -count=1 -run TestNoGrowth -v ./internal/daemon
 
 .PHONY: fuzz
 # One worker: more only help a machine that has nothing else to do. Minimising
