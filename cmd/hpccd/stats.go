@@ -83,6 +83,9 @@ func (a *app) printStats(s *daemon.Stats) error {
 	if s.Errors > 0 {
 		count("errors", s.Errors)
 	}
+	if s.ListHits+s.ListMisses > 0 {
+		t.row("dependency lists", fmt.Sprintf("%d", s.ListHits+s.ListMisses), fmt.Sprintf("%d of them from the cache", s.ListHits))
+	}
 	t.row("compile time saved", humanSeconds(s.CompileSecondsSaved))
 	t.row("cache", config.HumanSize(s.CacheBytes)+" of "+config.HumanSize(s.CacheMaxBytes), percent(s.CacheBytes, s.CacheMaxBytes))
 	count("  entries", s.Entries)
@@ -100,7 +103,7 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 		n    int64
 	}{
 		{"hits_direct", s.HitsDirect}, {"hits_preprocessed", s.HitsPreprocessed}, {"hits_remote", s.HitsRemote},
-		{"misses", s.Misses}, {"compiles_failed", s.CompilesFailed}, {"errors", s.Errors},
+		{"misses", s.Misses}, {"compiles_failed", s.CompilesFailed}, {"errors", s.Errors}, {"list_hits", s.ListHits}, {"list_misses", s.ListMisses},
 		{"cache_bytes", s.CacheBytes}, {"cache_max_bytes", s.CacheMaxBytes}, {"entries", s.Entries},
 	} {
 		t.row(r.name, strconv.FormatInt(r.n, 10))

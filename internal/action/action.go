@@ -119,6 +119,17 @@ func flat(pairs []Pair) []string {
 	return paths
 }
 
+// Compact sorts the lists whose order means nothing and drops what they hold
+// twice, which changes nothing of the action.
+func (a *Action) Compact() {
+	a.Env = sorted(a.Env, cmp.Compare)
+	a.Inputs = sorted(a.Inputs, compareInputs)
+	a.Absent = sorted(a.Absent, cmp.Compare)
+	a.Present = sorted(a.Present, cmp.Compare)
+	a.Chain = sorted(a.Chain, cmp.Compare)
+	a.Same = sorted(a.Same, comparePairs)
+}
+
 func compareInputs(x, y Input) int {
 	if c := cmp.Compare(x.Path, y.Path); c != 0 {
 		return c

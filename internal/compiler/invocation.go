@@ -39,6 +39,9 @@ const (
 	Object Mode = iota + 1
 	// Assembly is -S.
 	Assembly
+	// Listing is -M or -MM: the dependencies go to stdout, and nothing is
+	// compiled.
+	Listing
 )
 
 // Command is one compiler call as the build made it.
@@ -110,12 +113,16 @@ type Invocation struct {
 	CXX bool
 	// Args is argv without argv[0], response files expanded.
 	Args []string
-	// Source is the source file as written.
-	Source string
+	// Source is the source file as written. A Listing may have several, all
+	// of one language: Sources has them in order, Source is the first.
+	Source  string
+	Sources []string
 	// Language is gcc's name for -x: "c", "c++", "objective-c",
 	// "objective-c++", "assembler", "assembler-with-cpp", "cpp-output", ….
 	Language string
 	Mode     Mode
+	// ListsUser is true for a Listing that leaves out system headers (-MM).
+	ListsUser bool
 	// Object is the path of the main output: -o or the default.
 	Object string
 	// Outputs lists every output but the dependency file, the main one first.

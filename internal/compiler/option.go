@@ -58,6 +58,8 @@ const (
 	refused         // not cacheable, for the row's reason
 	setCompile
 	setAssemble
+	setListAll  // dependencies instead of a compile
+	setListUser // the same without system headers
 	setOutput
 	setLanguage
 	setDepAll

@@ -55,7 +55,8 @@ type parser struct {
 
 	compile, assemble bool
 	language          string // of the last -x, "" for none
-	sources           int
+	lists             effect // of the last -M or -MM
+	mixed             bool   // sources of several languages
 	output            string // of the last -o
 	outputs           int    // how many -o there are
 	archs             int
@@ -219,6 +220,8 @@ func (p *parser) apply(o namedOption, value string) {
 		p.compile = true
 	case setAssemble:
 		p.assemble = true
+	case setListAll, setListUser:
+		p.lists = o.does
 	case setOutput:
 		p.output, p.outputs = value, p.outputs+1
 	case setLanguage:

@@ -62,11 +62,17 @@ func (p *parser) clangDependencyOption(inner []word) bool {
 // finish draws the conclusions from the whole command line.
 func (p *parser) finish() {
 	inv := p.inv
+	if p.lists != noEffect {
+		p.listsOnly()
+		return
+	}
 	switch {
 	case !p.compile && !p.assemble:
 		p.refuse(ReasonLinking, "")
-	case p.sources == 0:
+	case len(inv.Sources) == 0:
 		p.refuse(ReasonNoSource, "")
+	case len(inv.Sources) > 1:
+		p.refuse(ReasonMultipleSources, inv.Sources[1])
 	case p.archs > 1:
 		p.refuse(ReasonMultipleArchs, "-arch")
 	case p.outputs > 0 && (p.output == "" || strings.HasSuffix(p.output, "/")):
@@ -91,6 +97,20 @@ func (p *parser) finish() {
 	inv.HoldsCwd = inv.HoldsCwd || p.debug
 	p.declareOutputs()
 	p.dependencies()
+}
+
+// listsOnly is -M and -MM. A command that only prints what its sources include
+// is as good as a compile; everything else that preprocesses is passed on.
+func (p *parser) listsOnly() {
+	inv, d := p.inv, &p.dep
+	plain := p.outputs == 0 && len(p.aux) == 0 && p.archs <= 1 && !p.mixed && len(inv.Sources) > 0 &&
+		!d.all && !d.user && !d.innerSet && !d.phony && d.file == "" && d.innerFile == "" &&
+		len(d.targets)+len(d.innerTargets) == 0
+	if !plain || !preprocessed(inv.Language) || len(p.refusals) > 0 {
+		p.refuse(ReasonPreprocessing, "-M")
+		return
+	}
+	inv.Mode, inv.ListsUser = Listing, p.lists == setListUser
 }
 
 // declareOutputs fills in the names of everything that the compile leaves behind.
@@ -229,9 +249,15 @@ func (p *parser) targets(driver bool) []DepTarget {
 		given = gccTargetOrder(given, p.dep.innerTargets)
 	}
 	if len(given) == 0 {
-		given = []DepTarget{{Name: stem(baseName(p.inv.Source)) + ".o", Quoted: true}}
+		given = []DepTarget{DefaultTarget(p.inv.Source)}
 	}
 	return given
+}
+
+// DefaultTarget is the target that a source's dependencies have where the
+// command names none.
+func DefaultTarget(source string) DepTarget {
+	return DepTarget{Name: stem(baseName(source)) + ".o", Quoted: true}
 }
 
 // gccTargetOrder is the order in which gcc writes targets. Its driver passes

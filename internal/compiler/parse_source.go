@@ -79,7 +79,7 @@ func SourcesIn(args []string) []string {
 // input takes a word that is no option.
 func (p *parser) input(name string) {
 	if name == "-" || ownName(name) {
-		p.sources++
+		p.inv.Sources = append(p.inv.Sources, name)
 		p.refuse(ReasonStdin, strings.TrimPrefix(name, "-"))
 		return
 	}
@@ -97,8 +97,9 @@ func (p *parser) input(name string) {
 	case langModule:
 		p.refuse(ReasonModules, name)
 	}
-	if p.sources++; p.sources > 1 {
-		p.refuse(ReasonMultipleSources, name)
+	p.inv.Sources = append(p.inv.Sources, name)
+	if len(p.inv.Sources) > 1 {
+		p.mixed = p.mixed || language != p.inv.Language
 		return
 	}
 	p.inv.Source, p.inv.Language = name, language

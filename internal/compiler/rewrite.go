@@ -89,6 +89,29 @@ func (inv *Invocation) RunArgs(o RunOptions) []string {
 	})
 }
 
+// ListArgs is the command that lists the dependencies of a Listing's sources
+// on stdout in full, system headers included, without argv[0].
+func (inv *Invocation) ListArgs() []string {
+	return inv.renderAll(make([]string, 0, len(inv.parsed)+8), func(w word) (string, bool) {
+		if w.opt != nil && w.opt.does == setListUser {
+			return "-M", true
+		}
+		return w.text, true
+	})
+}
+
+// Each returns the invocations of a Listing's sources, each as if it were
+// alone.
+func (inv *Invocation) Each() []*Invocation {
+	all := make([]*Invocation, len(inv.Sources))
+	for i, source := range inv.Sources {
+		one := *inv
+		one.Source, one.Sources = source, inv.Sources[i:i+1]
+		all[i] = &one
+	}
+	return all
+}
+
 // PreprocessArgs is the command that writes the preprocessed source to stdout,
 // without argv[0]: comments are kept, because warnings read them, and with -g3
 // the macros that the object will describe. The dependencies go to depFile in

@@ -83,7 +83,7 @@ func (j *job) assembled(listed []string, sp compiler.SearchPath, files []compile
 		return nil, nil
 	case !slices.ContainsFunc(files, func(f compiler.File) bool { return f.Scan.AsmInclude }):
 		return nil, nil
-	case inv.Family == compiler.GCC && inv.Mode == compiler.Assembly:
+	case inv.Family == compiler.GCC && inv.Mode == compiler.Assembly, inv.Mode == compiler.Listing:
 		return nil, nil // nothing is assembled; clang's does read the files
 	}
 	l, err := compiler.FindAssemblerLookups(inv, sp, files, fs, func(path string) (*compiler.FileScan, error) {

@@ -20,6 +20,8 @@ import (
 // compiled is a compile that succeeded: what it left, taken into memory
 // before the build goes on and may change it.
 type compiled struct {
+	// inv is the command, or what it says of one source of several.
+	inv *compiler.Invocation
 	// before is how things were when the compiler began, at start: an input
 	// that may have changed since may not be what it read.
 	before         *before
@@ -35,11 +37,24 @@ type compiled struct {
 	asm []string
 	// user tells for each of deps whether -MMD lists it; nil unless asked.
 	user []bool
+	// parts are the sources of a command that has several; deps and user are
+	// theirs then.
+	parts []*compiled
+}
+
+func (c *compiled) each() []*compiled {
+	if c.parts != nil {
+		return c.parts
+	}
+	return []*compiled{c}
 }
 
 // compile has the client run the compiler and stores what it made.
 func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage, error) {
 	inv := j.prep.inv
+	if inv.Mode == compiler.Listing {
+		return j.list(ctx, id)
+	}
 	run := compiler.RunOptions{Extra: j.prep.extra}
 	hasDeps := inv.Language != "assembler" && !strings.HasSuffix(inv.Language, "cpp-output")
 	wantUser := inv.Deps.Requested && !inv.Deps.SystemHeaders
@@ -63,7 +78,7 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	defer j.e.compiling.Add(-1)
 	held, claimErr := j.e.claim(j.written())
 	defer func() { held.release() }()
-	c := &compiled{start: j.e.files.moment()}
+	c := &compiled{inv: inv, start: j.e.files.moment()}
 	c.before = j.lookAround(&c.start)
 	began := time.Now()
 	ran, err := j.client.Run(ctx, &ipcv1.Run{
@@ -193,16 +208,10 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 // are the user's follows from the order of inclusion, and where it does not,
 // the preprocessor says so.
 func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) error {
-	inv, p := j.prep.inv, j.prep.place
+	inv := j.prep.inv
 	if gathered == nil {
-		if files, err := j.scanAll(c); err == nil {
-			sp, err := j.prep.tool.SearchPath(ctx, inv, p.cwd, j.req.GetEnv())
-			if err == nil {
-				if user, ok := compiler.UserDeps(inv.Family, sp, inv, files); ok {
-					c.user = user
-					return j.writeDeps(renderDeps(inv, c.userDeps()))
-				}
-			}
+		if j.tellUserDeps(ctx, c) {
+			return j.writeDeps(renderDeps(inv, c.userDeps()))
 		}
 	}
 	j.outcome.preprocessedForDeps = true
@@ -250,6 +259,21 @@ func (j *job) listDespiteErrors(ctx context.Context, c *compiled, depFile string
 	if err := j.writeUserDeps(ctx, c, nil); err != nil {
 		j.e.log.Warn("dependency-file-not-written", "error", err.Error(), "source", j.source())
 	}
+}
+
+// tellUserDeps finds out from the sources which dependencies -MMD would list;
+// ok is false where they cannot tell.
+func (j *job) tellUserDeps(ctx context.Context, c *compiled) (ok bool) {
+	files, err := j.scanAll(c)
+	if err != nil {
+		return false
+	}
+	sp, err := j.prep.tool.SearchPath(ctx, c.inv, j.prep.place.cwd, j.req.GetEnv())
+	if err != nil {
+		return false
+	}
+	c.user, ok = compiler.UserDeps(c.inv.Family, sp, c.inv, files)
+	return ok
 }
 
 // userDeps are those of the dependencies that -MMD lists.
@@ -305,7 +329,7 @@ var assemblerTemp = regexp.MustCompile(`^cc[A-Za-z0-9]{6}\.s$`)
 // .incbin read and somebody removed since only where the sources can make the
 // assembler include anything.
 func (j *job) asmInputs(c *compiled, files []compiler.File) ([]string, error) {
-	known := map[string]bool{j.prep.inv.Source: true}
+	known := map[string]bool{c.inv.Source: true}
 	for _, d := range c.deps {
 		known[d] = true
 	}

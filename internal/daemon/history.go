@@ -109,6 +109,9 @@ func (h *history) record(j *job) {
 		h.recordRefused(j)
 		return
 	}
+	if j.prep.inv.Mode == compiler.Listing {
+		return // a list is no compile of its sources
+	}
 	p, a := j.prep.place, newAttempt(j)
 	a.Source, a.Output = j.prep.inv.Source, j.prep.inv.Object
 	if p.paths != nil {

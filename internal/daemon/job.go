@@ -255,7 +255,10 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 		return nil, err
 	}
 	j.outcome = outcome{kind: hitDirect, action: c.action, manifest: manifest, saved: r.CompileTime}
-	if !j.preprocessed.IsZero() {
+	switch {
+	case inv.Mode == compiler.Listing:
+		j.outcome.kind = listHit
+	case !j.preprocessed.IsZero():
 		j.outcome.kind = hitPreprocessed
 	}
 	return &ipcv1.ServerMessage{Done: &ipcv1.Done{

@@ -28,10 +28,13 @@ const (
 	hitPreprocessed
 	miss
 	failed
+	listHit
+	listMiss
 )
 
 var kindNames = [...]string{
 	uncacheable: "uncacheable", hitDirect: "hit", hitPreprocessed: "hit-preprocessed", miss: "miss", failed: "failed",
+	listHit: "list-hit", listMiss: "list-miss",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -65,6 +68,8 @@ func (s *Stats) add(d *Stats) {
 	s.CompilesFailed += d.CompilesFailed
 	s.Errors += d.Errors
 	s.DependencyRuns += d.DependencyRuns
+	s.ListHits += d.ListHits
+	s.ListMisses += d.ListMisses
 	s.CompileSecondsSaved += d.CompileSecondsSaved
 	if s.Uncacheable == nil {
 		s.Uncacheable = map[string]int64{}
@@ -129,6 +134,10 @@ func (r *recorder) record(j *job) {
 		d.Misses++
 	case failed:
 		d.CompilesFailed++
+	case listHit:
+		d.ListHits++
+	case listMiss:
+		d.ListMisses++
 	default:
 		if d.Uncacheable == nil {
 			d.Uncacheable = map[string]int64{}

@@ -25,6 +25,11 @@ type Stats struct {
 	// DependencyRuns counts the misses whose dependency file (-MMD) needed a
 	// run of the preprocessor besides the compile.
 	DependencyRuns int64 `json:"dependency_runs"`
+	// ListHits and ListMisses count the calls that only list dependencies (-M,
+	// -MM) and were answered from the cache, or made. They are no compiles, so
+	// no part of the numbers above.
+	ListHits   int64 `json:"list_hits"`
+	ListMisses int64 `json:"list_misses"`
 	// Errors counts faults of hpcc itself (a damaged entry, a full disk),
 	// after which the compiler ran as if hpcc were not there.
 	Errors int64 `json:"errors"`

@@ -81,6 +81,9 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 		return
 	}
 	j.outcome.kind = miss
+	if c.inv.Mode == compiler.Listing {
+		j.outcome.kind = listMiss
+	}
 	j.outcome.action, j.outcome.manifest = key, id.key
 }
 
@@ -93,27 +96,9 @@ func (n needsText) Error() string { return "needs the preprocessed text: " + str
 // action names everything that decided the result.
 func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	p := j.prep
-	files, err := j.scanAll(c)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	asm, err := j.asmInputs(c, files)
-	if err != nil {
-		return nil, err
-	}
 	a := &action.Action{
 		Toolchain: p.tool.Identity, Command: p.command, Env: p.env, Cwd: p.cwd,
 		Preprocessed: j.preprocessed,
-	}
-	for _, name := range slices.Concat(c.deps, asm, p.inv.ReadFiles) {
-		in, err := j.input(name, &c.start)
-		if err != nil {
-			return nil, err
-		}
-		a.Inputs = append(a.Inputs, in)
-	}
-	if err := j.checkScans(ctx, files); err != nil {
-		return nil, err
 	}
 	// The same toolchain, still: an upgrade under way mixes two.
 	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetCompiler(), j.req.GetEnv())
@@ -127,30 +112,66 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	if err != nil {
 		return nil, err
 	}
-	fs := compiler.NewDirCache(p.place.cwd)
-	looked := compiler.FindLookups(p.inv, sp, files, fs)
-	included, err := j.assembled(asm, sp, files, fs, &looked)
+	dirs := compiler.NewDirCache(p.place.cwd)
+	for _, part := range c.each() {
+		if err := j.cover(ctx, a, part, sp, dirs); err != nil {
+			return nil, err
+		}
+	}
+	if c.parts != nil {
+		a.Compact()
+	}
+	return a, nil
+}
+
+// cover adds to a what one source's result depends on.
+func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compiler.SearchPath, dirs compiler.FileSystem) error {
+	p := j.prep
+	files, err := j.scanAll(c)
 	if err != nil {
-		return nil, err
+		return unreadable(err)
+	}
+	asm, err := j.asmInputs(c, files)
+	if err != nil {
+		return err
+	}
+	var inputs []action.Input
+	for _, name := range slices.Concat(c.deps, asm, c.inv.ReadFiles) {
+		in, err := j.input(name, &c.start)
+		if err != nil {
+			return err
+		}
+		inputs = append(inputs, in)
+	}
+	if err := j.checkScans(ctx, files); err != nil {
+		return err
+	}
+	looked := compiler.FindLookups(c.inv, sp, files, dirs)
+	included, err := j.assembled(asm, sp, files, dirs, &looked)
+	if err != nil {
+		return err
 	}
 	if err := j.checkRaces(c, files, &looked); err != nil {
-		return nil, err
+		return err
 	}
-	if err := j.checkOnce(files, a.Inputs, &looked); err != nil {
-		return nil, err
+	if err := j.checkOnce(files, inputs, &looked); err != nil {
+		return err
 	}
+	a.Inputs = append(a.Inputs, inputs...)
 	switch need := looked.NeedPreprocess; {
 	case need == compiler.NeedPragmaDependency:
-		return nil, refuse(reasonDependency, "")
+		return refuse(reasonDependency, "")
 	case need == compiler.NeedPrecompiledHeader:
-		return nil, refuse(compiler.ReasonPrecompiled, "one lies beside a header")
+		return refuse(compiler.ReasonPrecompiled, "one lies beside a header")
+	case need != "" && c.inv.Mode == compiler.Listing:
+		return refuse(compiler.ReasonPreprocessing, "%s", need)
 	case need != "" && j.preprocessed.IsZero():
-		return nil, needsText(need)
+		return needsText(need)
 	}
 	for _, x := range slices.Concat(looked.Aliases, included) {
 		in, err := j.input(x, &c.start)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		a.Inputs = append(a.Inputs, in)
 	}
@@ -162,7 +183,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		var st unix.Stat_t
 		abs := p.place.absolute(x)
 		if !isPresent(abs, &st) || j.e.files.changedSince(&c.start, abs, j.e.files.stamp(&st)) {
-			return nil, refuse(reasonModified, "%s", x)
+			return refuse(reasonModified, "%s", x)
 		}
 		a.Present = append(a.Present, p.place.paths.Neutral(x))
 	}
@@ -172,7 +193,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	for _, s := range looked.Same {
 		a.Same = append(a.Same, action.Pair{A: p.place.paths.Neutral(s[0]), B: p.place.paths.Neutral(s[1])})
 	}
-	return a, nil
+	return nil
 }
 
 // unreadable names the reason why an input has no digest.
@@ -218,6 +239,11 @@ func (j *job) checkScans(ctx context.Context, files []compiler.File) error {
 		case s.PragmaPCH:
 			return refuse(compiler.ReasonPrecompiled, "%s", f.Path)
 		}
+	}
+	if j.prep.inv.Mode == compiler.Listing && !slices.ContainsFunc(files, func(f compiler.File) bool {
+		return f.Scan.ComputedInclude || f.Scan.ComputedHasInclude
+	}) {
+		return nil // the time is text, and text is not in the list
 	}
 	date, clock, timestamp := compiler.TimeMacros(files)
 	if timestamp {
@@ -298,7 +324,9 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 			return digest.Key{}, refuse(reasonStdio, "the messages cannot be made independent of their place")
 		}
 	}
-	res.StdioContext = p.messages.context(&entry.Action, c)
+	if c.inv.Mode != compiler.Listing {
+		res.StdioContext = p.messages.context(&entry.Action, c)
+	}
 	for i, d := range c.deps {
 		res.Dependencies = append(res.Dependencies, action.Dependency{
 			Path: p.place.paths.Neutral(d), System: c.user != nil && !c.user[i],

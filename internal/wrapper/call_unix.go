@@ -137,8 +137,8 @@ func (c *call) converse(conn *ipc.Conn, endpoint *ipc.Endpoint) int {
 				compiled, incomplete = ran, m.Run.Incomplete
 			}
 			err = conn.Send(&ipcv1.ClientMessage{Ran: ran})
-			if compiled != nil && compiled.Signal != 0 {
-				return end(compiled)
+			if ran.Signal != 0 {
+				return end(ran)
 			}
 		case m.Done != nil:
 			return c.Finish(c.args, m.Done)

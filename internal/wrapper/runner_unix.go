@@ -114,7 +114,7 @@ func (r *Runner) Run(run *ipcv1.Run) *ipcv1.Ran {
 	var io *stdio
 	var err error
 	if run.Stage == ipcv1.Run_STAGE_QUIET {
-		io, err = quietStdio(run.StdoutPath, limit)
+		io, err = quietStdio(limit)
 	} else {
 		io, err = compileStdio(limit)
 	}

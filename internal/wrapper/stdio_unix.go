@@ -67,32 +67,24 @@ func compileStdio(limit int) (*stdio, error) {
 	return io, nil
 }
 
-// quietStdio gives an empty stdin, the file stdoutPath as stdout, and a stderr
-// that is only captured.
-func quietStdio(stdoutPath string, limit int) (*stdio, error) {
+// quietStdio gives an empty stdin, and stdout and stderr that are only
+// captured, by pipes.
+func quietStdio(limit int) (*stdio, error) {
 	io := new(stdio)
-	open := func(fd int, path string, flags int) error {
-		n, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
-		if err == nil {
-			io.give(fd, n)
-		}
-		return err
-	}
-	if stdoutPath == "" {
-		stdoutPath = "/dev/null"
-	}
-	err := open(stdin, "/dev/null", unix.O_RDONLY)
-	if err == nil {
-		err = open(stdout, stdoutPath, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
-	}
-	if err == nil {
-		io.err, err = io.capture(stderr, limit)
-	}
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		io.close()
 		return nil, err
 	}
-	io.err.to = closed
+	io.give(stdin, null)
+	for fd, s := range map[int]**stream{stdout: &io.out, stderr: &io.err} {
+		from, child, err := pipe()
+		if err != nil {
+			io.close()
+			return nil, err
+		}
+		io.give(fd, child)
+		*s = &stream{from: from, to: closed, limit: limit}
+	}
 	return io, nil
 }
 

@@ -29,8 +29,8 @@ const (
 	Run_STAGE_UNSPECIFIED Run_Stage = 0
 	// The compile itself: stdio is the build's own, and captured besides.
 	Run_STAGE_COMPILE Run_Stage = 1
-	// A helper run: stdin is empty, stdout goes to stdout_path, stderr is
-	// captured and not shown.
+	// A run whose output is not yet what the user is to see: stdin is empty,
+	// stdout and stderr are captured and not shown. Done says what to show.
 	Run_STAGE_QUIET Run_Stage = 2
 )
 
@@ -483,9 +483,8 @@ type Run struct {
 	// argv; args[0] is the absolute path to execute.
 	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
 	// NAME=value, set on top of the wrapper's own environment.
-	SetEnv     []string `protobuf:"bytes,3,rep,name=set_env,json=setEnv,proto3" json:"setEnv,omitempty"`
-	UnsetEnv   []string `protobuf:"bytes,4,rep,name=unset_env,json=unsetEnv,proto3" json:"unsetEnv,omitempty"`
-	StdoutPath string   `protobuf:"bytes,5,opt,name=stdout_path,json=stdoutPath,proto3" json:"stdoutPath,omitempty"`
+	SetEnv   []string `protobuf:"bytes,3,rep,name=set_env,json=setEnv,proto3" json:"setEnv,omitempty"`
+	UnsetEnv []string `protobuf:"bytes,4,rep,name=unset_env,json=unsetEnv,proto3" json:"unsetEnv,omitempty"`
 	// The command does not by itself leave all that the user's command would
 	// (a dependency file that the daemon derives afterwards): if the daemon is
 	// lost before Done, the wrapper runs the user's own command.
@@ -530,13 +529,6 @@ func (x *Run) GetUnsetEnv() []string {
 	return nil
 }
 
-func (x *Run) GetStdoutPath() string {
-	if x != nil {
-		return x.StdoutPath
-	}
-	return ""
-}
-
 func (x *Run) GetIncomplete() bool {
 	if x != nil {
 		return x.Incomplete
@@ -556,8 +548,8 @@ type Ran struct {
 	unknownFields []byte
 	ExitCode      int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exitCode,omitempty"`
 	// Number of the signal that ended the command, or 0.
-	// Of STAGE_COMPILE: the wrapper reports it and then ends by the same signal,
-	// without waiting for Done.
+	// The wrapper reports it and then ends by the same signal, without waiting
+	// for Done.
 	Signal    int32  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	Stdout    []byte `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr    []byte `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
@@ -1357,13 +1349,6 @@ func (m *Run) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x30
 	}
-	if len(m.StdoutPath) > 0 {
-		i -= len(m.StdoutPath)
-		copy(dAtA[i:], m.StdoutPath)
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.StdoutPath)))
-		i--
-		dAtA[i] = 0x2a
-	}
 	if len(m.UnsetEnv) > 0 {
 		for iNdEx := len(m.UnsetEnv) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.UnsetEnv[iNdEx])
@@ -2029,10 +2014,6 @@ func (m *Run) SizeVT() (n int) {
 			l = len(s)
 			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
 		}
-	}
-	l = len(m.StdoutPath)
-	if l > 0 {
-		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
 	}
 	if m.Incomplete {
 		n += 2
@@ -3286,28 +3267,6 @@ func (m *Run) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.UnsetEnv = append(m.UnsetEnv, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 5:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field StdoutPath", wireType)
-			}
-			var stringLen uint64
-			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
-			if err != nil {
-				return err
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protobuf_go_lite.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.StdoutPath = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
 		case 6:
 			if wireType != 0 {
