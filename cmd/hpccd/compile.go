@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 
 	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/wrapper"
@@ -26,6 +28,9 @@ func compileOnce(args []string) int {
 		return 2
 	}
 	args = args[1:]
+	// Where the build limits the size of files, the compiler is to say so: not
+	// caught, the signal would end this program first.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGXFSZ)
 	runner := wrapper.NewRunner()
 	req, err := runner.Request(args)
 	if err != nil {

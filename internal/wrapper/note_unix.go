@@ -40,7 +40,8 @@ const hungFile = "hung"
 // NoteNoCache says on stderr why a compile goes on without a cache, unless that
 // was said of late. config is the configuration directory, or empty.
 func NoteNoCache(config string, why error) {
-	note(config, noteNoCache, why.Error()+"; compiling without a cache")
+	// Joined errors have a line each.
+	note(config, noteNoCache, strings.ReplaceAll(why.Error(), "\n", "; ")+"; compiling without a cache")
 }
 
 func (c *call) note(kind, text string) { note(c.config, kind, text) }

@@ -34,6 +34,8 @@ type Runner struct {
 	compile         ipcv1.Compile
 	place           ipcv1.Place
 	ins, outs, errs ipcv1.Terminal
+
+	killed *ipcv1.Ran // the compile that a signal ended
 }
 
 // NewRunner returns a Runner for the process's own environment.
@@ -136,6 +138,9 @@ func (r *Runner) Run(run *ipcv1.Run) *ipcv1.Ran {
 	ran := io.report()
 	if status.Signaled() {
 		ran.Signal = int32(status.Signal())
+		if run.Stage != ipcv1.Run_STAGE_QUIET {
+			r.killed = ran
+		}
 	} else {
 		ran.ExitCode = int32(status.ExitStatus())
 	}
@@ -188,8 +193,12 @@ func holdSignals() (forward func(pid int), stop func()) {
 
 // Finish ends a call as the daemon said: it writes what the compiler would
 // have written and returns the exit code. Where that cannot be written it
-// becomes the compiler with the arguments args (Exec), to meet the same.
+// becomes the compiler with the arguments args (Exec), to meet the same. Where a
+// signal ended the compile, it ends this process, too.
 func (r *Runner) Finish(args []string, done *ipcv1.Done) int {
+	if r.killed != nil {
+		return end(r.killed)
+	}
 	if writeAll(stdout, done.Stdout) != nil || writeAll(stderr, done.Stderr) != nil {
 		return r.Exec(args)
 	}
