@@ -129,4 +129,52 @@ var asPlainCases = []asPlain{
 	{name: "the user's seeds", command: `$CC -frandom-seed=1 -c a.c -o a.o && $CC -frandom-seed=2 -c a.c -o a.o`, want: "miss,miss hit,hit"},
 	{name: "several to one output at once", prepare: `echo 'int v = V;' >> a.c`, want: "-",
 		command: `for i in 1 2 3 4; do $CC -DV=$i -c a.c -o a.o & done; wait; rm -f a.o; for i in 1 2 3 4; do $CC -DV=$i -c a.c -o a$i.o; done`},
+	{name: "file size limit", prepare: `echo 'char large[600000] = {1};' >> a.c`, command: `ulimit -f 100; $CC -c a.c -o a.o 2>/dev/null`, want: "failed"},
+
+	// Files whose times say little.
+	{name: "header made just before", want: "miss,miss,miss,miss,miss,miss hit,hit,hit,hit,hit,hit",
+		command: `for i in 1 2 3 4 5 6; do echo "#define G$i $i" > g.h; $CC -include g.h -c w.c -o w$i.o; done; touch -d 2020-01-01 g.h`},
+	{name: "header in a directory made just before", want: "miss,miss,miss hit,hit,hit",
+		command: `for i in 1 2 3; do mkdir -p g$i/d; echo "#define G$i $i" > g$i/d/g.h; $CC -Ig$i -include d/g.h -c w.c -o w$i.o; done`},
+	{name: "files from the future", prepare: `cp a.h b.h`, want: "miss,hit,miss,hit hit,hit,hit,hit",
+		command: `touch -d 2099-01-01 a.c b.h; $CC -include b.h -c a.c -o a1.o; $CC -include b.h -c a.c -o a2.o
+			echo '#define A 3' > b.h; touch -d 2099-01-01 b.h; $CC -include b.h -c a.c -o a3.o; $CC -include b.h -c a.c -o a4.o`},
+	{name: "edited at once, size and time as before", want: "miss,miss,miss,miss hit,hit,hit,hit",
+		command: `for i in 1 2 3 4; do echo "#define A $i" > a.h; touch -d 2020-01-01 a.h; $CC -c a.c -o a$i.o; done`},
+
+	// Where the compile runs.
+	{name: "another directory mounted over the source", want: "miss,miss,hit hit,hit,hit",
+		prepare: `mkdir s o; cp a.c a.h s; cp a.h o; sed s/int.f/int\ g/\;s/f\(x/g\(x/ a.c > o/a.c`,
+		command: `(cd s; $CC -c a.c -o ../s.o); unshare -m sh -c 'mount --bind o s; cd s; $CC -c a.c -o ../o.o'; cd s; $CC -c a.c -o ../s2.o`},
+	{name: "another root directory", want: "miss,miss,hit hit,hit,hit", prepare: `mkdir r s o; cp a.c a.h s; cp a.h o; sed s/int.f/int\ g/\;s/f\(x/g\(x/ a.c > o/a.c`,
+		command: `(cd s; $CC -c a.c -o ../s.o); d=$PWD; export d; unshare -m sh -c 'mount --rbind / r; mount --bind o r$d/s; ` +
+			`exec chroot r sh -c "cd $d/s; $CC -c a.c -o ../o.o"'; cd s; $CC -c a.c -o ../s2.o`},
+	{name: "other namespaces", want: "miss,hit,hit,hit,hit hit,hit,hit,hit,hit",
+		command: `$CC -c a.c -o a.o; for u in -n -r -pf -iu; do unshare $u $CC -c a.c -o a$u.o; done`},
+	{name: "another user", want: "-", prepare: `chmod 777 .`, command: `setpriv --reuid 65534 --regid 65534 --clear-groups $CC -Wall -c w.c -o w.o`},
+	{name: "another user in a cache of its own", want: "-", prepare: `chmod 777 .`,
+		command: `export HPCC_CACHE_DIR=$PWD/c HPCC_CONFIG_DIR=$PWD/g; n="setpriv --reuid 65534 --regid 65534 --clear-groups"
+			$n $CC -c a.c -o a1.o; $n $CC -c a.c -o a2.o; $CC -c a.c -o a3.o; $CC -c w.c -o w1.o; $n $CC -c w.c -o w2.o; $n $CC -c a.c -o a4.o; rm -rf c g`},
+	{name: "read-only directory of an ordinary user", want: "-", prepare: `mkdir d; chown 65534 . d; chmod 755 .; chmod 555 d`,
+		command: `export HPCC_CACHE_DIR=$PWD/c HPCC_CONFIG_DIR=$PWD/g; n="setpriv --reuid 65534 --regid 65534 --clear-groups"
+			$n $CC -c a.c -o a.o; $n $CC -c a.c -o d/a.o 2>/dev/null; echo $?; rm -rf c g`},
+	{name: "no home", want: "-", command: `env -u HPCC_CONFIG_DIR -u HPCC_CACHE_DIR HOME=/nonexistent/x $CC -Wall -c w.c -o w.o`},
+	{name: "home is a file", want: "-", prepare: `: > home`, command: `env -u HPCC_CONFIG_DIR -u HPCC_CACHE_DIR HOME=$PWD/home $CC -Wall -c w.c -o w.o`},
+	{name: "cache on a read-only file system", want: "-", prepare: `mkdir ro`, command: `export HPCC_CACHE_DIR=$PWD/ro HPCC_CONFIG_DIR=$PWD/ro/g
+			unshare -m sh -c 'mount -t tmpfs -o ro none ro; $CC -Wall -c w.c -o w.o; $CC -Wall -c w.c -o w.o'`},
+	{name: "cache on a full file system", want: "-", prepare: `mkdir full`, command: `export HPCC_CACHE_DIR=$PWD/full HPCC_CONFIG_DIR=$PWD/full/g
+			unshare -m sh -c 'mount -t tmpfs -o size=64k none full; head -c 100000 /dev/zero > full/zero 2>/dev/null
+			$CC -Wall -c w.c -o w.o; $CC -Wall -c w.c -o w.o'`},
+	{name: "output on a full file system", want: "-", prepare: `mkdir full`,
+		command: `$CC -c a.c -o a.o; unshare -m sh -c 'mount -t tmpfs -o size=4k none full; head -c 5000 /dev/zero > full/zero 2>/dev/null
+			$CC -c a.c -o full/a.o 2>/dev/null; echo $?; ls full'`},
+	{name: "cache in the project", want: "miss,hit,miss hit,hit,hit", command: `export HPCC_CACHE_DIR=$PWD/../c HPCC_CONFIG_DIR=$PWD/../g
+			$CC -I. -c a.c -o a.o; $CC -I. -c a.c -o b.o; $CC -I../c -c a.c -o c.o`},
+	{name: "working directory is gone", want: "-", prepare: `mkdir gone`, command: `d=$PWD; cd gone; rmdir $d/gone; $CC -c $d/a.c -o $d/a.o`},
+	{name: "objects apart from sources", prepare: `mkdir -p s b; mv a.c a.h s`, want: "miss,miss,hit hit,hit,hit",
+		command: `cd b; $CC -g -MD -I../s -c ../s/a.c -o a.o; $CC -g -MD -I$PWD/../s -c $PWD/../s/a.c -o b.o; $CC -g -MD -I../s -c ../s/a.c -o c.o`},
+	{name: "names that begin alike", prepare: `mkdir p p2; cp a.c a.h p; cp a.c a.h p2`, want: "miss,miss,hit,hit hit,hit,hit,hit",
+		command: `for r in 1 2; do for d in p p2; do (cd $d; $CC -g -Wall -c $PWD/a.c -o a$r.o); done; done`},
+	{name: "job server", command: `echo 'all:; +@$$CC -c a.c -o a.o' > m.mk; make -s -j2 -f m.mk`},
+	{name: "nice", command: `nice -n 3 $CC -c a.c -o a.o`},
 }

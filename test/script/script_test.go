@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		bin = dir
+		if err := os.Chmod(dir, 0o755); err != nil { // other users run them, too
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		build := exec.Command("go", "build", "-o", dir+"/", "hpcc.dev/hpcc/cmd/hpcc", "hpcc.dev/hpcc/cmd/hpccd")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
