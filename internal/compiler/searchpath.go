@@ -174,7 +174,7 @@ type chainRecord struct {
 func (t *Toolchain) builtinChain(ctx context.Context, inv *Invocation, cwd string) (builtinChain, error) {
 	drv := t.driver
 	drv.options, drv.dir = inv.Probe, ""
-	if slices.ContainsFunc(inv.Probe, mayNamePath) {
+	if dependsOnCwd(drv.env) || slices.ContainsFunc(inv.Probe, mayNamePath) {
 		drv.dir = cwd
 	}
 	key := t.Identity.String() + inv.Language + "\x00" + drv.key()

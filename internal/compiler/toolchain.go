@@ -103,12 +103,13 @@ func (d *Detector) Identify(ctx context.Context, compilerPath, argv0 string, env
 	return d.identify(ctx, string(key), newDriver(compilerPath, argv0, env))
 }
 
-// For returns the toolchain as inv's options make it: -B and its like put
-// other programs behind the same driver. Without such options it is t itself.
+// For returns the toolchain as inv's options and the working directory make
+// it: -B and its like put other programs behind the same driver, and so do
+// relative directories in variables. Without those it is t itself.
 // cwd is the compile's working directory.
 func (t *Toolchain) For(ctx context.Context, inv *Invocation, cwd string) (*Toolchain, error) {
 	options := helperOptions(t.Family, inv.Probe)
-	if len(options) == 0 {
+	if len(options) == 0 && !dependsOnCwd(t.driver.env) {
 		return t, nil
 	}
 	drv := t.driver

@@ -99,7 +99,7 @@ func (det *detection) program(ctx context.Context, name, path string) error {
 	if x.interpreter == "" {
 		return nil
 	}
-	libs, err := loadedLibraries(ctx, x.interpreter, path, det.driver.env)
+	libs, err := loadedLibraries(ctx, x.interpreter, path, det.driver.env, det.driver.dir)
 	if err != nil {
 		return fmt.Errorf("libraries of %s: %w", name, unlessContext(err))
 	}
@@ -134,9 +134,13 @@ func (det *detection) watchLibraryDirs(runPath []string, libs []library) {
 		}
 	}
 	dirs, _ := det.driver.getenv("LD_LIBRARY_PATH")
-	for _, dir := range strings.FieldsFunc(dirs, func(r rune) bool { return r == ':' || r == ';' }) {
+	if dirs == "" {
+		return
+	}
+	// An empty element is the working directory (ld.so(8)).
+	for dir := range strings.SplitSeq(strings.ReplaceAll(dirs, ";", ":"), ":") {
 		if !filepath.IsAbs(dir) {
-			continue
+			dir = det.driver.dir + "/" + dir
 		}
 		det.watch.absence(dir + "/glibc-hwcaps")
 		for _, lib := range libs {

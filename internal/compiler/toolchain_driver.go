@@ -60,6 +60,29 @@ func decidesPrograms(e string) bool {
 	return ok && environment.Roles(name)&environment.Identity != 0
 }
 
+// dependsOnCwd reports whether a variable names a directory relative to the
+// working directory, in which programs, libraries or specs are looked for. An
+// empty element of a list is that directory itself. (PATH is another matter:
+// it is gone through up to such a directory.)
+func dependsOnCwd(env []string) bool {
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		switch name {
+		case "GCC_EXEC_PREFIX":
+			if value != "" && !filepath.IsAbs(value) {
+				return true
+			}
+		case "COMPILER_PATH", "LIBRARY_PATH", "LPATH", "LD_LIBRARY_PATH":
+			for dir := range strings.SplitSeq(value, ":") {
+				if value != "" && !filepath.IsAbs(dir) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // key names the driver among all; equal keys mean equal answers as long as the
 // files behind the driver do not change.
 func (drv *driver) key() string {
@@ -76,7 +99,7 @@ func appendDriverKey(b []byte, path, argv0 string, env, options []string, dir st
 			b = append(append(b, e...), 0)
 		}
 	}
-	if len(options) > 0 {
+	if len(options) > 0 || dir != "" {
 		b = append(append(b, 0), dir...)
 		for _, o := range options {
 			b = append(append(b, 0), o...)

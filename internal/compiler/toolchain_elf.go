@@ -61,9 +61,10 @@ func readExecutable(path string) (executable, error) {
 type library struct{ name, path string }
 
 // loadedLibraries asks the program's own interpreter which libraries it would
-// load, LD_PRELOAD's included, in the environment env.
-func loadedLibraries(ctx context.Context, interpreter, program string, env []string) ([]library, error) {
-	stdout, _, err := runChild(ctx, interpreter, []string{interpreter, "--list", program}, env, "")
+// load, LD_PRELOAD's included, in the environment env and the working directory
+// dir ("" is the root).
+func loadedLibraries(ctx context.Context, interpreter, program string, env []string, dir string) ([]library, error) {
+	stdout, _, err := runChild(ctx, interpreter, []string{interpreter, "--list", program}, env, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +76,9 @@ func loadedLibraries(ctx context.Context, interpreter, program string, env []str
 		name, path, ok := strings.Cut(line, " => ")
 		if !ok {
 			name, path = filepath.Base(line), line
+		}
+		if !filepath.IsAbs(path) && strings.Contains(path, "/") {
+			path = dir + "/" + path // LD_LIBRARY_PATH=lib
 		}
 		switch {
 		case filepath.IsAbs(path):

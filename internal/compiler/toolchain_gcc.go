@@ -115,7 +115,8 @@ func firstExecutable(candidates []string) string {
 
 // specs adds the rules by which gcc composes its children's command lines:
 // those built in, and a file that replaces them where one is found. The driver
-// looks for it in its own directory, the one above, and the target's.
+// looks for it where -B and some variables say, in its own directory, the one
+// above, and the target's.
 func (det *detection) specs(ctx context.Context, t *Toolchain, install string) error {
 	builtin, _, err := det.driver.ask(ctx, "-dumpspecs")
 	if err != nil {
@@ -127,6 +128,17 @@ func (det *detection) specs(ctx context.Context, t *Toolchain, install string) e
 	}
 	install = strings.TrimSuffix(install, "/")
 	machine := t.Target + "/" + filepath.Base(install)
+	version := filepath.Base(install)
+	for _, prefix := range det.prefixes() {
+		for _, path := range []string{prefix + t.Target + "/" + version + "/specs", prefix + "specs"} {
+			if det.watch.absence(path) {
+				continue
+			}
+			if err := det.part("specs", path); err != nil {
+				return err
+			}
+		}
+	}
 	for _, path := range []string{
 		install + "/specs",
 		install + "/../../../../" + t.Target + "/lib/" + machine + "/specs",
@@ -141,4 +153,38 @@ func (det *detection) specs(ctx context.Context, t *Toolchain, install string) e
 		}
 	}
 	return nil
+}
+
+// prefixes are what gcc puts before the names of its files besides its own
+// directories: the values of -B, which need not end at a directory's end,
+// GCC_EXEC_PREFIX, and the directories of LIBRARY_PATH.
+func (det *detection) prefixes() []string {
+	absolute := func(p string) string {
+		if filepath.IsAbs(p) {
+			return p
+		}
+		return det.driver.dir + "/" + p
+	}
+	var list []string
+	for _, o := range det.driver.options {
+		p := strings.TrimPrefix(strings.TrimPrefix(o, "--prefix="), "-B")
+		if p == "" {
+			continue // the next option is its value
+		}
+		list = append(list, absolute(p))
+		if !strings.HasSuffix(p, "/") {
+			list = append(list, absolute(p)+"/")
+		}
+	}
+	if p, ok := det.driver.getenv("GCC_EXEC_PREFIX"); ok {
+		list = append(list, absolute(p))
+	}
+	for _, name := range []string{"LIBRARY_PATH", "LPATH"} {
+		if dirs, ok := det.driver.getenv(name); ok {
+			for dir := range strings.SplitSeq(dirs, ":") {
+				list = append(list, absolute(dir)+"/")
+			}
+		}
+	}
+	return list
 }

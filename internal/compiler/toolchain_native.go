@@ -14,7 +14,10 @@ import (
 // does not change meanwhile.
 func (t *Toolchain) NativeExpansion(ctx context.Context, inv *Invocation) (string, error) {
 	drv := t.driver
-	drv.options, drv.dir = inv.Probe, ""
+	drv.options = inv.Probe
+	if !dependsOnCwd(drv.env) {
+		drv.dir = ""
+	}
 	key := t.Identity.String() + inv.Language + "\x00" + drv.key()
 	return t.detector.natives.get(ctx, key, func(ctx context.Context) (string, watchList, bool, error) {
 		_, stderr, err := drv.ask(ctx, "-###", "-E", "-x", inv.Language, os.DevNull)
