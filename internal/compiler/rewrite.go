@@ -1,5 +1,7 @@
 package compiler
 
+import "slices"
+
 // KeyArgs is the command as it goes into the key: everything that can change
 // an output or a diagnostic, and nothing else, so that the same compile asked
 // for from elsewhere has the same key. The -o name is left out unless an
@@ -129,6 +131,19 @@ func (inv *Invocation) PreprocessArgs(depFile string) []string {
 	return inv.preprocessOnly(args)
 }
 
+// PinnedArgs is a command that writes the preprocessed source to stdout with
+// the string value for each of macros, which are among __DATE__, __TIME__ and
+// __TIMESTAMP__. Both compilers let their own macros be redefined; a definition
+// of the user's comes later and counts.
+func (inv *Invocation) PinnedArgs(value string, macros ...string) []string {
+	args := inv.quietAboutUnused([]string{"-E", "-Wno-builtin-macro-redefined"})
+	for _, m := range macros {
+		args = append(args, "-D"+m+`="`+value+`"`)
+	}
+	// -g3 would write the definitions out.
+	return inv.preprocessOnly(args, setDebug, setMacroDebug)
+}
+
 // UserDepsArgs is the command that lists in depFile the dependencies that
 // -MMD would, and writes preprocessed text that nobody needs to stdout.
 func (inv *Invocation) UserDepsArgs(depFile string) []string {
@@ -145,14 +160,17 @@ func (inv *Invocation) quietAboutUnused(args []string) []string {
 }
 
 // preprocessOnly puts those of the user's options behind args that count for
-// the preprocessor.
-func (inv *Invocation) preprocessOnly(args []string) []string {
+// the preprocessor, but for those that do what is to be dropped.
+func (inv *Invocation) preprocessOnly(args []string, drop ...effect) []string {
 	return inv.renderAll(args, func(w word) (string, bool) {
 		if w.opt == nil {
 			return w.text, true
 		}
 		switch w.opt.does {
 		case setCompile, setAssemble, setOutput, toAssembler, addAuxOutput, addListing, addAsmDir:
+			return "", false
+		}
+		if slices.Contains(drop, w.opt.does) {
 			return "", false
 		}
 		return w.text, !w.opt.is(roleDep)

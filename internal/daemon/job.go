@@ -170,14 +170,14 @@ func (j *job) preprocess(ctx context.Context) (digest.Digest, []action.Input, er
 
 // preprocessTo runs the preprocessor and returns the files that hold its text
 // and its dependency list, which the caller removes, after an error too.
-func (j *job) preprocessTo(ctx context.Context, setEnv ...string) (text, deps string, err error) {
+func (j *job) preprocessTo(ctx context.Context) (text, deps string, err error) {
 	if text, err = j.temp("i"); err != nil {
 		return "", "", err
 	}
 	if deps, err = j.temp("d"); err != nil {
 		return text, "", err
 	}
-	return text, deps, j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), text, setEnv...)
+	return text, deps, j.quiet(ctx, j.prep.inv.PreprocessArgs(deps), text)
 }
 
 // quietTimeout bounds a run of the preprocessor; the longest seen take
@@ -187,7 +187,7 @@ const quietTimeout = 5 * time.Minute
 // quiet runs the compiler with other arguments, stdout to a file and stderr
 // to nowhere. The engine does this itself: the environment variables that
 // decide what the preprocessor does came with the request.
-func (j *job) quiet(ctx context.Context, args []string, stdout string, setEnv ...string) error {
+func (j *job) quiet(ctx context.Context, args []string, stdout string) error {
 	ctx, cancel := context.WithTimeout(ctx, quietTimeout)
 	defer cancel()
 	out, err := os.OpenFile(stdout, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -196,7 +196,7 @@ func (j *job) quiet(ctx context.Context, args []string, stdout string, setEnv ..
 	}
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, j.req.GetCompiler(), args...)
-	cmd.Dir, cmd.Env, cmd.Stdout = j.req.GetCwd(), slices.Concat(j.req.GetEnv(), j.prep.setEnv, setEnv), out
+	cmd.Dir, cmd.Env, cmd.Stdout = j.req.GetCwd(), slices.Concat(j.req.GetEnv(), j.prep.setEnv), out
 	if err := cmd.Run(); err != nil {
 		return refuse(reasonFailed, "the preprocessor: %s", err)
 	}

@@ -246,17 +246,10 @@ func (j *job) checkScans(ctx context.Context, files []compiler.File) error {
 		return nil // the time is text, and text is not in the list
 	}
 	date, clock, timestamp := compiler.TimeMacros(files)
-	if timestamp {
-		return refuse(reasonDateTime, "%s", namesTime(files, "__TIMESTAMP__", func(s *compiler.FileScan) bool { return s.Timestamp }))
+	if !date && !clock && !timestamp {
+		return nil
 	}
-	if date || clock {
-		where := namesTime(files, "__DATE__", func(s *compiler.FileScan) bool { return s.Date })
-		if !date {
-			where = namesTime(files, "__TIME__", func(s *compiler.FileScan) bool { return s.Time })
-		}
-		return j.checkDate(ctx, where)
-	}
-	return nil
+	return j.checkDate(ctx, files, date, clock, timestamp)
 }
 
 // namesTime says in which file a time macro stands.
@@ -269,28 +262,47 @@ func namesTime(files []compiler.File, macro string, has func(*compiler.FileScan)
 	return macro + " pasted from pieces"
 }
 
-// checkDate refuses units whose text holds the time of the compile; where says
-// which macro seems to, and in which file. Many
-// only mention the macros in branches not taken: two runs of the preprocessor
-// at two pinned times tell, and text that is equal in both holds none.
-func (j *job) checkDate(ctx context.Context, where string) error {
-	if j.prep.inv.Family != compiler.GCC {
-		return refuse(reasonDateTime, "%s", where)
+// checkDate refuses units whose text holds the time of the compile. Many only
+// mention the macros in branches not taken: two runs of the preprocessor with
+// two values for them tell, and text that is equal in both holds none.
+func (j *job) checkDate(ctx context.Context, files []compiler.File, date, clock, timestamp bool) error {
+	// gcc takes date and time from it (GCC manual, "Environment Variables
+	// Affecting GCC"), and it is part of the key. __TIMESTAMP__ it does not.
+	if j.prep.inv.Family == compiler.GCC && (len(j.prep.setEnv) > 0 || getenv(j.req.GetEnv(), "SOURCE_DATE_EPOCH") != "") {
+		date, clock = false, false
 	}
-	// gcc takes the macros' time from it (GCC manual, "Environment Variables
-	// Affecting GCC"), and it is part of the key.
-	if len(j.prep.setEnv) > 0 || getenv(j.req.GetEnv(), "SOURCE_DATE_EPOCH") != "" {
+	var macros []string
+	where := ""
+	for _, m := range []struct {
+		name string
+		used bool
+		in   func(*compiler.FileScan) bool
+	}{
+		{"__TIMESTAMP__", timestamp, func(s *compiler.FileScan) bool { return s.Timestamp }},
+		{"__TIME__", clock, func(s *compiler.FileScan) bool { return s.Time }},
+		{"__DATE__", date, func(s *compiler.FileScan) bool { return s.Date }},
+	} {
+		if m.used {
+			macros = append(macros, m.name)
+			where = namesTime(files, m.name, m.in)
+		}
+	}
+	if len(macros) == 0 {
 		return nil
 	}
 	var texts [2]digest.Digest
-	for i, epoch := range []string{"SOURCE_DATE_EPOCH=1", "SOURCE_DATE_EPOCH=1000000000"} {
-		text, deps, err := j.preprocessTo(ctx, epoch)
-		if err == nil {
-			texts[i], _, err = j.e.files.digest(&file{path: text})
-		}
-		removeAll(text, deps)
+	for i, value := range []string{"one", "two"} {
+		text, err := j.temp("i")
 		if err != nil {
 			return err
+		}
+		if err = j.quiet(ctx, j.prep.inv.PinnedArgs(value, macros...), text); err == nil {
+			texts[i], _, err = j.e.files.digest(&file{path: text})
+		}
+		removeAll(text)
+		if err != nil {
+			// As with -Werror and the user's own definition.
+			return refuse(reasonDateTime, "%s", where)
 		}
 	}
 	if texts[0] != texts[1] {
