@@ -73,6 +73,9 @@ func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*ipcv1.ServerMessage, err
 	}
 	msg := engine.Compile(context.Background(), req, local{runner})
 	engine.Close()
+	if engine.Mismatched() {
+		ask(cfg, "forget") // a daemon elsewhere may have the wrong result in memory
+	}
 	return msg, nil
 }
 

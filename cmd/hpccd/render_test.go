@@ -98,7 +98,7 @@ func TestStatsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"hits_direct", "hits_preprocessed", "hits_remote", "misses", "uncacheable", "errors",
-		"compile_seconds_saved", "cache_bytes", "cache_max_bytes", "entries", "compiles_failed", "since"} {
+		"compile_seconds_saved", "cache_bytes", "cache_max_bytes", "entries", "compiles_failed", "since", "verify", "damaged"} {
 		if v, ok := got[name]; !ok || v == nil {
 			t.Errorf("field %s: %v", name, v)
 		}

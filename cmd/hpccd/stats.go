@@ -43,9 +43,7 @@ The numbers come from the daemon if one runs, else from the cache directory.`,
 				}
 			}
 			if asJSON {
-				if s.Uncacheable == nil {
-					s.Uncacheable = map[string]int64{} // an object, never null
-				}
+				s.Complete()
 				return a.printJSON(s)
 			}
 			return a.printStats(s)
@@ -86,6 +84,18 @@ func (a *app) printStats(s *daemon.Stats) error {
 	if s.ListHits+s.ListMisses > 0 {
 		t.row("dependency lists", fmt.Sprintf("%d", s.ListHits+s.ListMisses), fmt.Sprintf("%d of them from the cache", s.ListHits))
 	}
+	if s.Damaged > 0 {
+		count("damaged cache files", s.Damaged)
+	}
+	if v := &s.Verify; v.Checked > 0 || len(v.Skipped) > 0 {
+		count("hits verified", v.Checked)
+		if v.Mismatched > 0 {
+			t.row("  mismatched", strconv.FormatInt(v.Mismatched, 10), "their entries are in quarantine: hpcc inspect quarantine")
+		}
+		for _, reason := range byCount(v.Skipped) {
+			t.row("  skipped: "+reason, strconv.FormatInt(v.Skipped[reason], 10))
+		}
+	}
 	t.row("compile time saved", humanSeconds(s.CompileSecondsSaved))
 	t.row("cache", config.HumanSize(s.CacheBytes)+" of "+config.HumanSize(s.CacheMaxBytes), percent(s.CacheBytes, s.CacheMaxBytes))
 	count("  entries", s.Entries)
@@ -104,6 +114,7 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 	}{
 		{"hits_direct", s.HitsDirect}, {"hits_preprocessed", s.HitsPreprocessed}, {"hits_remote", s.HitsRemote},
 		{"misses", s.Misses}, {"compiles_failed", s.CompilesFailed}, {"errors", s.Errors}, {"list_hits", s.ListHits}, {"list_misses", s.ListMisses},
+		{"damaged", s.Damaged}, {"verify.checked", s.Verify.Checked}, {"verify.mismatched", s.Verify.Mismatched},
 		{"cache_bytes", s.CacheBytes}, {"cache_max_bytes", s.CacheMaxBytes}, {"entries", s.Entries},
 	} {
 		t.row(r.name, strconv.FormatInt(r.n, 10))
@@ -111,6 +122,9 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 	t.row("compile_seconds_saved", strconv.FormatFloat(s.CompileSecondsSaved, 'f', 3, 64))
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("uncacheable."+reason, strconv.FormatInt(s.Uncacheable[reason], 10))
+	}
+	for _, reason := range byCount(s.Verify.Skipped) {
+		t.row("verify.skipped."+reason, strconv.FormatInt(s.Verify.Skipped[reason], 10))
 	}
 	return t.flush()
 }

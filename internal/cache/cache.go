@@ -1,18 +1,20 @@
 // Package cache keeps results of compiles on disk, shared by every process
 // that opens the directory: daemons, one-shot compiles, `hpcc clean`.
 //
-// It holds four kinds of files. A blob is some output's bytes, named by their
+// It holds five kinds of files. A blob is some output's bytes, named by their
 // digest (the content store, CAS). An entry is an action with its result,
 // named by the action's key (the action cache, AC); the result names blobs. A
 // manifest lists, for one source and command, candidates that name entries. A
 // memo is a small record that some part of hpcc keeps for itself, such as the
-// identity of a compiler.
+// identity of a compiler. A quarantined entry is one that was found wrong, kept
+// for people and read by no look-up.
 //
 //	cas/ab/abcd…-1234        a blob of 1,234 bytes
 //	cas/ab/abcd…-1234.zst    the same, compressed
 //	ac/ab/abcd…              an entry
 //	manifest/ab/abcd…        a manifest
 //	memo/KIND/ab/abcd…       a memo
+//	quarantine/ab/abcd…      a quarantined entry
 //	tmp/                     files not complete yet
 //	lock/                    lock files, all empty
 //	usage                    bytes and entries held, roughly
@@ -192,6 +194,7 @@ const (
 	KindEntry
 	KindManifest
 	KindMemo
+	KindQuarantined
 )
 
 // kinds names each kind, and the directory of its files.
@@ -200,9 +203,11 @@ var kinds = [...]struct{ name, dir string }{
 	KindEntry:    {"entry", "ac"},
 	KindManifest: {"manifest", "manifest"},
 	KindMemo:     {"memo", "memo"},
+
+	KindQuarantined: {"quarantined entry", "quarantine"},
 }
 
-// String is "blob", "entry", "manifest" or "memo".
+// String is "blob", "entry", "manifest", "memo" or "quarantined entry".
 func (k Kind) String() string { return kinds[k].name }
 
 // path is where an entry or a manifest lies.

@@ -23,7 +23,9 @@ type FsckReport struct {
 	Entries   int64 `json:"entries"`
 	Manifests int64 `json:"manifests"`
 	Memos     int64 `json:"memos"`
-	Bytes     int64 `json:"bytes"`
+	// Quarantined entries are kept for people to look at.
+	Quarantined int64 `json:"quarantined"`
+	Bytes       int64 `json:"bytes"`
 
 	// Damaged files do not hold what their name says.
 	Damaged int64 `json:"damaged"`
@@ -79,6 +81,12 @@ func (r *FsckReport) add(path, what, detail string, repaired bool) {
 // every name; with repair it removes what is wrong. Compiles may go on
 // meanwhile. It keeps eviction away, and is ErrBusy if one does not end.
 func (c *Disk) Fsck(ctx context.Context, repair bool) (FsckReport, error) {
+	return c.FsckProgress(ctx, repair, func(int64) {})
+}
+
+// FsckProgress is Fsck for somebody who waits: progress is called for each
+// file with the bytes of those before it.
+func (c *Disk) FsckProgress(ctx context.Context, repair bool, progress func(bytes int64)) (FsckReport, error) {
 	report := FsckReport{Problems: []Problem{}}
 	unlock, err := c.lock("evict", lockPatience)
 	if err != nil {
@@ -86,9 +94,12 @@ func (c *Disk) Fsck(ctx context.Context, repair bool) (FsckReport, error) {
 	}
 	defer unlock()
 	var held tally
+	var seen int64
 	// Blobs come first, so that entries are judged by those that are left.
 	err = c.walk(ctx, func(f file) error {
 		err := ctx.Err() // a blob may be large
+		progress(seen)
+		seen += f.size
 		if err == nil {
 			err = c.check(f, repair, &report)
 		}
@@ -156,7 +167,7 @@ func (c *Disk) check(f file, repair bool, report *FsckReport) error {
 		fail(stray, "not the name of a "+f.kind.String(), s)
 		return nil
 	}
-	b, err := io.ReadAll(io.LimitReader(src, action.MaxEntry))
+	b, err := io.ReadAll(io.LimitReader(src, MaxReport+digest.SealOverhead+action.MaxEntry))
 	if err != nil {
 		return err
 	}
@@ -185,6 +196,11 @@ func (c *Disk) check(f file, repair bool, report *FsckReport) error {
 		}
 		repaired := repair && c.dropGone(key) == nil
 		report.add(path, dangling, "names an entry that is gone", repaired)
+	case KindQuarantined:
+		report.Quarantined++
+		if _, _, err := decodeQuarantined(key, b); err != nil {
+			fail(damaged, err.Error(), s)
+		}
 	case KindMemo:
 		report.Memos++
 		name := filepath.Base(filepath.Dir(f.dir)) + "/" + f.name

@@ -153,6 +153,8 @@ type Invocation struct {
 	// RandomSeed is the user's -frandom-seed, "" without one.
 	RandomSeed string
 
+	// listing is true with the assembler's -a, to a file or to stdout.
+	listing bool
 	// parsed is the classified command line, in order; KeyArgs, RunArgs and
 	// PreprocessArgs are written from it.
 	parsed []parsedArg
@@ -172,4 +174,22 @@ type SearchPath struct {
 	// Duplicates are directories that the compiler leaves out, each with the
 	// name of the one among the others that it is a second name of.
 	Duplicates [][2]string
+}
+
+// Unrepeatable says why two runs of the command leave different bytes, "" where
+// they do not. seeded is true where the run has a -frandom-seed: without one
+// gcc names things by chance that end up in coverage notes and in objects for
+// link-time optimisation. A listing's head names a temporary file.
+func (inv *Invocation) Unrepeatable(seeded bool) string {
+	switch {
+	case inv.Family != GCC:
+		return ""
+	case inv.listing:
+		return "listing"
+	case inv.Coverage && !seeded:
+		return "coverage"
+	case inv.LTO && !seeded:
+		return "link-time-optimisation"
+	}
+	return ""
 }

@@ -307,6 +307,7 @@ func (p *parser) includeDir(o namedOption, dir string) {
 // listing is the assembler's -a[letters][=FILE].
 func (p *parser) listing(o namedOption, value string) {
 	letters, file, toFile := strings.Cut(value, "=")
+	p.inv.listing = true
 	switch {
 	case strings.Trim(letters, "cdhilmns") != "": // g prints the time
 		p.refuse(ReasonAssemblerOption, o.name+value)

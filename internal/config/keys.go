@@ -125,8 +125,9 @@ var keys = []key{
 		at:   func(f *file) any { return f.Verify },
 		set: func(c *Config, v any) error {
 			// true and false are what a user tries first.
-			if b, ok := v.(bool); ok {
-				v = map[bool]string{true: "1", false: "0"}[b]
+			var all bool
+			if boolean(&all, v) == nil {
+				v = map[bool]string{true: "1", false: "0"}[all]
 			}
 			r, err := strconv.ParseFloat(fmt.Sprint(v), 64)
 			if err != nil || !(r >= 0 && r <= 1) {

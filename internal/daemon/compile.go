@@ -107,6 +107,7 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 			return nil, errors.New("the compiler could not write its list of files")
 		}
 		j.outcome = outcome{kind: failed, reason: reasonFailed}
+		j.compareFailed(ran, done.Done)
 		if wantUser && hasDeps {
 			j.listDespiteErrors(ctx, c, depFile)
 		}
@@ -134,10 +135,13 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	}
 	if err != nil {
 		j.uncached(err)
+		if j.verifying != nil {
+			j.outcome.verify.skipped = string(j.outcome.reason)
+		}
 		return done, nil
 	}
 	if j.verifying != nil {
-		j.compare(c, done.Done)
+		j.compare(ctx, c, done.Done)
 		return done, nil
 	}
 	j.keep(ctx, id, c)

@@ -64,7 +64,8 @@ type Engine struct {
 	stats     *recorder
 	history   *history
 	// described are the toolchains whose descriptions are on disk.
-	described sync.Map // digest.Key -> struct{}
+	described  sync.Map // digest.Key -> struct{}
+	mismatched atomic.Bool
 
 	// compiling counts the compiles under way in this process.
 	compiling atomic.Int64
@@ -193,7 +194,7 @@ var engineReasons = map[compiler.Reason]string{
 	reasonDependency:    "#pragma GCC dependency compares file times",
 	reasonComputed:      "which headers are asked for is made by macros: known from the second compile on",
 	reasonStore:         "the result could not be written to the cache",
-	reasonVerify:        "a hit was compiled to verify it, and differed",
+	reasonVerify:        "a hit was compiled to verify it, and differed; its entry is in quarantine",
 	reasonRoot:          "an input's path begins with the root's name without being below it",
 }
 

@@ -80,7 +80,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		found, why := j.e.find(id, j.prep.place, &j.prep.messages)
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
-				j.verifying = &verification{id.key, found, r}
+				j.verifying = &verification{id, found, r}
 				return j.compile(ctx, id)
 			}
 		}
@@ -254,7 +254,7 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 	if err := j.writeAll(files); err != nil {
 		return nil, err
 	}
-	j.outcome = outcome{kind: hitDirect, action: c.action, manifest: manifest, saved: r.CompileTime}
+	j.outcome = outcome{kind: hitDirect, action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
 	switch {
 	case inv.Mode == compiler.Listing:
 		j.outcome.kind = listHit

@@ -57,6 +57,8 @@ type outcome struct {
 	// preprocessedForDeps is set where the user's dependency file needed a
 	// run of the preprocessor.
 	preprocessedForDeps bool
+	// verify is what came of verifying a hit.
+	verify verdict
 }
 
 // add adds what another count found.
@@ -71,11 +73,25 @@ func (s *Stats) add(d *Stats) {
 	s.ListHits += d.ListHits
 	s.ListMisses += d.ListMisses
 	s.CompileSecondsSaved += d.CompileSecondsSaved
+	s.Verify.Checked += d.Verify.Checked
+	s.Verify.Mismatched += d.Verify.Mismatched
+	s.Damaged += d.Damaged
+	s.Complete()
+	for r, n := range d.Uncacheable {
+		s.Uncacheable[r] += n
+	}
+	for r, n := range d.Verify.Skipped {
+		s.Verify.Skipped[r] += n
+	}
+}
+
+// Complete makes the maps, so that their JSON is an object and never null.
+func (s *Stats) Complete() {
 	if s.Uncacheable == nil {
 		s.Uncacheable = map[string]int64{}
 	}
-	for r, n := range d.Uncacheable {
-		s.Uncacheable[r] += n
+	if s.Verify.Skipped == nil {
+		s.Verify.Skipped = map[string]int64{}
 	}
 }
 
@@ -87,19 +103,22 @@ const flushAfter = time.Second
 // recorder counts compiles and writes the statistics log. Safe for
 // concurrent use.
 type recorder struct {
-	path string
-	log  *slog.Logger
+	path  string
+	cache *cache.Disk
+	log   *slog.Logger
 
 	mu    sync.Mutex
 	delta Stats
-	dirty bool
-	timer *time.Timer
+	// damaged is how much of what the cache counts is counted here.
+	damaged int64
+	dirty   bool
+	timer   *time.Timer
 
 	logPath string
 }
 
 func newRecorder(c *cache.Disk, logPath string, log *slog.Logger) *recorder {
-	return &recorder{path: statsPath(c), log: log, logPath: logPath}
+	return &recorder{path: statsPath(c), cache: c, log: log, logPath: logPath}
 }
 
 func statsPath(c *cache.Disk) string { return filepath.Join(c.Dir(), "stats.json") }
@@ -149,6 +168,18 @@ func (r *recorder) record(j *job) {
 	}
 	if o.preprocessedForDeps {
 		d.DependencyRuns++
+	}
+	switch v := &o.verify; {
+	case v.skipped != "":
+		if d.Verify.Skipped == nil {
+			d.Verify.Skipped = map[string]int64{}
+		}
+		d.Verify.Skipped[v.skipped]++
+	case v.checked:
+		d.Verify.Checked++
+		if v.mismatched {
+			d.Verify.Mismatched++
+		}
 	}
 	d.CompileSecondsSaved += o.saved.Seconds()
 	if !r.dirty {
@@ -206,6 +237,9 @@ func (r *recorder) flush() {
 		return
 	}
 	delta := r.delta
+	damaged := r.cache.Damaged()
+	delta.Damaged += damaged - r.damaged
+	r.damaged = damaged
 	r.delta, r.dirty = Stats{}, false
 	r.timer.Stop()
 	r.mu.Unlock()
@@ -256,20 +290,16 @@ func updateCounters(path string, change func(*Stats)) error {
 
 // readCounters reads the counters; a missing or damaged file counts nothing.
 func readCounters(path string) (*Stats, error) {
-	c := &Stats{Uncacheable: map[string]int64{}}
+	c := &Stats{}
 	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return nil, err
+	case json.Unmarshal(b, c) != nil:
+		c = &Stats{}
 	}
-	if json.Unmarshal(b, c) != nil {
-		return &Stats{Uncacheable: map[string]int64{}}, nil
-	}
-	if c.Uncacheable == nil {
-		c.Uncacheable = map[string]int64{}
-	}
+	c.Complete()
 	return c, nil
 }
 
@@ -291,6 +321,7 @@ func ReadStats(c *cache.Disk) (*Stats, error) {
 // ZeroStats sets the counters back, and nothing else.
 func ZeroStats(c *cache.Disk) error {
 	return updateCounters(statsPath(c), func(c *Stats) {
-		*c = Stats{Uncacheable: map[string]int64{}, Since: time.Now().UTC().Truncate(time.Second)}
+		*c = Stats{Since: time.Now().UTC().Truncate(time.Second)}
+		c.Complete()
 	})
 }

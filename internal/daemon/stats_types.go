@@ -34,6 +34,12 @@ type Stats struct {
 	// after which the compiler ran as if hpcc were not there.
 	Errors int64 `json:"errors"`
 
+	// Verify counts the hits that were compiled anyway.
+	Verify VerifyStats `json:"verify"`
+	// Damaged counts the files of the cache that did not hold what they should
+	// and were removed.
+	Damaged int64 `json:"damaged"`
+
 	// CompileSecondsSaved is the sum of what the compiles cost whose results
 	// were reused, less what reusing them cost, in seconds.
 	CompileSecondsSaved float64 `json:"compile_seconds_saved"`
@@ -43,6 +49,17 @@ type Stats struct {
 	CacheBytes    int64 `json:"cache_bytes"`
 	CacheMaxBytes int64 `json:"cache_max_bytes"`
 	Entries       int64 `json:"entries"`
+}
+
+// VerifyStats counts hits that were to be verified.
+type VerifyStats struct {
+	// Checked were compiled and compared.
+	Checked int64 `json:"checked"`
+	// Mismatched are those of them that differed; their entries are in
+	// quarantine.
+	Mismatched int64 `json:"mismatched"`
+	// Skipped counts, by reason, those that could not be judged.
+	Skipped map[string]int64 `json:"skipped"`
 }
 
 // Hits is the number of compiles that were answered from the cache.

@@ -2,62 +2,234 @@ package daemon
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
+	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/cache"
+	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/internal/digest"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
-// verifies reports whether a hit of this job is to be compiled anyway and
-// compared: by the configured share, or HPCC_VERIFY=1 in the build's own
-// environment. Kinds whose two plain compiles already differ are left out
-// (temporary names in coverage notes and LTO objects).
-func (j *job) verifies() bool {
-	inv := j.prep.inv
-	if (inv.Coverage || inv.LTO) && inv.RandomSeed == "" {
-		return false
-	}
-	return slices.Contains(j.req.GetEnv(), "HPCC_VERIFY=1") || rand.Float64() < j.e.opt.Verify
+// Quarantined is the report on an entry that verification found wrong. Its
+// JSON is kept with the entry, and printed by `hpcc inspect --json`.
+type Quarantined struct {
+	Time    time.Time `json:"time"`
+	Source  string    `json:"source"`
+	Cwd     string    `json:"cwd"`
+	Command []string  `json:"command"`
+	// Action is the key of the entry, and Manifest that of the manifest that
+	// named it.
+	Action   string `json:"action"`
+	Manifest string `json:"manifest"`
+	// Compiled is the action key of the compile that was to confirm it: another
+	// one means that the manifest led to the wrong entry. It is "" where none
+	// could be made, and CompiledNote says why.
+	Compiled     string `json:"compiled,omitempty"`
+	CompiledNote string `json:"compiled_note,omitempty"`
+	// Differs lists what differed: roles of outputs, "messages",
+	// "dependencies", "exit status".
+	Differs []string `json:"differs"`
+	// Stored and Made are both results' outputs. The blobs are in the cache
+	// until they are evicted.
+	Stored []QuarantinedOutput `json:"stored"`
+	Made   []QuarantinedOutput `json:"made"`
 }
 
-// expected result of a compile that only verifies a hit.
+// QuarantinedOutput is one output of either result, in hex and bytes.
+type QuarantinedOutput struct {
+	Role   string `json:"role"`
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+// verdict is what came of verifying a hit.
+type verdict struct {
+	// skipped is why it could not be judged; "" if it was, or was not asked.
+	skipped             string
+	checked, mismatched bool
+}
+
+// verifies reports whether a hit of this job is to be compiled anyway and
+// compared: by the share that the build's own HPCC_VERIFY names, or else the
+// settings. A command that leaves something else each time is not.
+func (j *job) verifies() bool {
+	share := j.e.opt.Verify
+	if v := getenv(j.req.GetEnv(), "HPCC_VERIFY"); v != "" {
+		// What does not parse was refused where the settings are read.
+		switch v {
+		case "true", "yes", "on":
+			share = 1
+		case "false", "no", "off":
+			share = 0
+		default:
+			if f, err := strconv.ParseFloat(v, 64); err == nil {
+				share = f
+			}
+		}
+	}
+	if share <= 0 || rand.Float64() >= share {
+		return false
+	}
+	seeded := j.prep.inv.RandomSeed != "" ||
+		slices.ContainsFunc(j.prep.extra, func(o string) bool { return strings.HasPrefix(o, "-frandom-seed=") })
+	j.outcome.verify.skipped = j.prep.inv.Unrepeatable(seeded)
+	return j.outcome.verify.skipped == ""
+}
+
+// verification is a hit that a compile is to confirm.
 type verification struct {
-	manifest digest.Key
+	manifest manifestID
 	found    *candidate
 	result   *result
 }
 
-// compare judges a stored result by a compile just made. One that differs is
-// taken out of the cache, and the user is told: either hpcc missed an input,
-// or the compiler does not give the same bytes twice.
-func (j *job) compare(c *compiled, done *ipcv1.Done) {
+// compare judges a stored result by a compile just made. One that differs goes
+// into quarantine, and the user is told: either hpcc missed an input, or the
+// compiler does not give the same bytes twice.
+func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 	v := j.verifying
+	paths := j.prep.place.paths
 	var differs []string
-	for role, sum := range v.result.digests {
-		if out, ok := c.outputs[role]; !ok || digest.Of(out.data) != sum {
+	for role, stored := range v.result.outputs {
+		if out, ok := c.outputs[role]; !ok || digest.Of(out.data) != v.result.digests[role] || out.executable != stored.executable {
 			differs = append(differs, role)
 		}
 	}
-	paths := j.prep.place.paths
+	for role := range c.outputs {
+		if _, ok := v.result.outputs[role]; !ok {
+			differs = append(differs, role)
+		}
+	}
+	slices.Sort(differs)
 	if !bytes.Equal(paths.LocalText(v.result.Stderr), c.stderr) || !bytes.Equal(paths.LocalText(v.result.Stdout), c.stdout) {
 		differs = append(differs, "messages")
 	}
-	j.outcome = outcome{kind: hitDirect, action: v.found.action, manifest: v.manifest}
+	if j.prep.inv.Deps.Requested && !j.sameDependencies(c) {
+		differs = append(differs, "dependencies")
+	}
+	j.outcome = outcome{kind: hitDirect, action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
+	if !j.preprocessed.IsZero() {
+		j.outcome.kind = hitPreprocessed
+	}
 	if len(differs) == 0 {
 		return
 	}
-	slices.Sort(differs)
-	j.outcome.kind, j.outcome.reason = uncacheable, reasonVerify
-	j.outcome.detail = strings.Join(differs, ", ")
-	j.e.results.remove(v.found.action)
-	if err := j.e.cache.Remove(cache.KindEntry, v.found.action); err != nil {
-		j.e.log.Error("quarantine-failed", "action", v.found.action.String(), "error", err.Error())
+	// What the compile was made from. An input that changed meanwhile makes
+	// another result of it, and no fault.
+	a, err := j.action(ctx, c)
+	var refused *compiler.NotCacheable
+	if errors.As(err, &refused) && refused.Reason == reasonModified {
+		j.outcome.verify = verdict{skipped: string(reasonModified)}
+		return
 	}
-	j.e.log.Error("verify-mismatch", "source", j.source(), "manifest", v.manifest.String(),
-		"action", v.found.action.String(), "differs", j.outcome.detail)
-	done.Note = "verification: the cached " + j.outcome.detail + " of " + j.source() +
-		" was not what the compiler makes; it is removed (action " + v.found.action.String()[:16] + ")"
+	q := j.report(differs)
+	if err != nil {
+		q.CompiledNote = err.Error()
+	} else {
+		q.Compiled = a.Key().String()
+	}
+	for role, out := range c.outputs {
+		d, err := j.e.cache.PutBlob(out.data)
+		if err != nil {
+			d = digest.Of(out.data)
+		}
+		q.Made = append(q.Made, QuarantinedOutput{role, d.Hex(), d.Size()})
+	}
+	j.quarantine(q, done)
 }
+
+// sameDependencies reports whether the list of files read is the stored one.
+func (j *job) sameDependencies(c *compiled) bool {
+	stored := j.verifying.result.Dependencies
+	if len(stored) != len(c.deps) {
+		return false
+	}
+	for i, d := range stored {
+		if j.prep.place.paths.Local(d.Path) != c.deps[i] || c.user != nil && d.System == c.user[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// compareFailed judges a stored result by a compile that failed: results of
+// such are never stored.
+func (j *job) compareFailed(ran *ipcv1.Ran, done *ipcv1.Done) {
+	v := j.verifying
+	if v == nil {
+		return
+	}
+	ok, _ := v.found.check(j.e.files, nil)
+	switch {
+	case ran.GetSignal() != 0:
+		j.outcome.verify.skipped = "interrupted"
+	case !ok:
+		j.outcome.verify.skipped = string(reasonModified)
+	default:
+		j.outcome.verify.checked = true
+		q := j.report([]string{"exit status"})
+		q.CompiledNote = "the compile ended with status " + strconv.Itoa(int(ran.GetExitCode()))
+		j.quarantine(q, done)
+	}
+}
+
+// report begins a report on the entry that is verified.
+func (j *job) report(differs []string) *Quarantined {
+	v := j.verifying
+	q := &Quarantined{
+		Time: j.started.UTC(), Source: j.prep.place.absolute(j.prep.inv.Source), Cwd: j.req.GetCwd(), Command: j.req.GetArgs(),
+		Action: v.found.action.String(), Manifest: v.manifest.key.String(),
+		Differs: differs, Stored: []QuarantinedOutput{}, Made: []QuarantinedOutput{},
+	}
+	for _, o := range v.result.Outputs {
+		q.Stored = append(q.Stored, QuarantinedOutput{o.Role, o.Digest.Hex(), o.Digest.Size()})
+	}
+	return q
+}
+
+// quarantine takes the entry that was verified out of every look-up's reach.
+func (j *job) quarantine(q *Quarantined, done *ipcv1.Done) {
+	v := j.verifying
+	j.outcome.verify.mismatched = true
+	j.outcome.kind, j.outcome.reason = uncacheable, reasonVerify
+	j.outcome.detail = strings.Join(q.Differs, ", ")
+	slices.SortFunc(q.Made, func(a, b QuarantinedOutput) int { return strings.Compare(a.Role, b.Role) })
+	j.e.results.remove(v.found.action)
+	report, err := json.Marshal(q)
+	if err == nil && len(report) > cache.MaxReport {
+		q.Command = []string{"(too long)"}
+		report, err = json.Marshal(q)
+	}
+	if err == nil {
+		err = j.e.cache.Quarantine(v.found.action, report)
+	}
+	if err != nil {
+		j.e.log.Error("quarantine-failed", "action", q.Action, "error", err.Error())
+	}
+	_, err = j.e.cache.UpdateManifest(v.manifest.key, func(m *action.Manifest) error {
+		m.Candidates = slices.DeleteFunc(m.Candidates, func(c action.Candidate) bool { return c.Action == v.found.action })
+		return nil
+	})
+	if err != nil {
+		j.e.log.Error("quarantine-failed", "manifest", q.Manifest, "error", err.Error())
+	}
+	j.e.manifests.remove(v.manifest)
+	j.e.mismatched.Store(true)
+	j.e.log.Error("verify-mismatch", "source", q.Source, "manifest", q.Manifest, "action", q.Action,
+		"compiled", q.Compiled, "differs", j.outcome.detail)
+	done.Note = "verification: the cached " + j.outcome.detail + " of " + j.source() +
+		" is not what the compiler makes; quarantined action " + q.Action + " of manifest " + q.Manifest +
+		"; hpcc inspect " + q.Action[:16] + " shows both"
+}
+
+// Mismatched reports whether a verified hit has differed. Then other processes
+// that hold results in memory should be told to forget them.
+func (e *Engine) Mismatched() bool { return e.mismatched.Load() }

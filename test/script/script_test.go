@@ -83,6 +83,7 @@ func run(t *testing.T, mode string) {
 			"settle":   settle,
 			"parallel": parallel,
 			"signal":   signalDaemon,
+			"tamper":   tamper,
 		},
 	})
 }
@@ -137,8 +138,8 @@ func environ(ts *testscript.TestScript) []string {
 	return env
 }
 
-// counters checks fields of `hpcc stats --json`: name=value, where
-// uncacheable reasons are named "uncacheable.REASON".
+// counters checks fields of `hpcc stats --json`: name=value, where the fields of
+// an object are named "uncacheable.REASON".
 func counters(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := hpcc(ts, "stats", "--json")
 	ts.Check(err)
@@ -146,11 +147,16 @@ func counters(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(json.Unmarshal(out, &stats))
 	for _, arg := range args {
 		name, want, _ := strings.Cut(arg, "=")
-		var got any
-		if reason, ok := strings.CutPrefix(name, "uncacheable."); ok {
-			got = stats["uncacheable"].(map[string]any)[reason]
-		} else if got, ok = stats[name]; !ok {
-			ts.Fatalf("no counter %s in %s", name, out)
+		// A name that is not there is a mistake, but for those of reasons.
+		got, rest := any(stats), name
+		for rest != "" && got != nil {
+			object := got.(map[string]any)
+			field, more, _ := strings.Cut(rest, ".")
+			value, ok := object[field]
+			if !ok && !strings.HasPrefix(name, "uncacheable.") && !strings.HasPrefix(name, "verify.skipped.") {
+				ts.Fatalf("no counter %s in %s", name, out)
+			}
+			got, rest = value, more
 		}
 		if got == nil {
 			got = 0.0
