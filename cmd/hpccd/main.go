@@ -24,6 +24,8 @@ func main() {
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		terminal: term.IsTerminal(int(os.Stdout.Fd())),
+
+		stderrTerminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
 	os.Exit(a.run(os.Args[1:]))
 }

@@ -15,8 +15,9 @@ import (
 type app struct {
 	services
 	stdout, stderr io.Writer
-	// terminal is true where stdout is a terminal.
-	terminal bool
+	// terminal is true where stdout is a terminal, stderrTerminal where stderr
+	// is.
+	terminal, stderrTerminal bool
 }
 
 // run carries out args and returns the exit status: 0, 1 for a failure, 2 for
@@ -87,7 +88,9 @@ faster; without one, everything works as well.`,
 		a.newStart(),
 		a.newStats(),
 		a.newExplain(),
+		a.newInspect(),
 		a.newClean(),
+		a.newFsck(),
 		a.newConfig(),
 		a.newVersion(),
 	)

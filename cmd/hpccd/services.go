@@ -24,6 +24,15 @@ type services struct {
 	// explain answers errNeverCompiled for a file of which there is no record.
 	explain func(ctx context.Context, c *config.Config, file string) (*daemon.Explanation, error)
 	clean   func(context.Context, *config.Config, daemon.CleanOptions) (*daemon.CleanReport, error)
+	// fsck checks the cache. progress is called with the bytes checked so far.
+	fsck func(ctx context.Context, c *config.Config, repair bool, progress func(int64)) (*cache.FsckReport, error)
+	// inspect shows what the cache has under a key.
+	inspect func(c *config.Config, key string) (*daemon.Inspection, error)
+	// blob returns the bytes of an output of the entry under a key, or of the
+	// blob of that digest if role is "".
+	blob func(c *config.Config, key, role string) ([]byte, error)
+	// keys lists what a prefix may stand for.
+	keys func(c *config.Config, prefix string) []string
 	// serve runs the daemon until ctx ends, and has finished what was under
 	// way when it returns. It calls ready once it answers.
 	serve func(ctx context.Context, c *config.Config, ready func(addr string)) error
@@ -71,6 +80,40 @@ var wired = services{
 		r, err := daemon.CleanCache(ctx, disk, opt)
 		ask(c, "forget")
 		return r, err
+	},
+	fsck: func(ctx context.Context, c *config.Config, repair bool, progress func(int64)) (*cache.FsckReport, error) {
+		ask(c, "drain")
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, err
+		}
+		r, err := disk.FsckProgress(ctx, repair, progress)
+		if repair {
+			ask(c, "forget")
+		}
+		return &r, err
+	},
+	inspect: func(c *config.Config, key string) (*daemon.Inspection, error) {
+		ask(c, "drain")
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, err
+		}
+		return daemon.Inspect(disk, key)
+	},
+	blob: func(c *config.Config, key, role string) ([]byte, error) {
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, err
+		}
+		return daemon.InspectBlob(disk, key, role)
+	},
+	keys: func(c *config.Config, prefix string) []string {
+		disk, err := openCache(c)
+		if err != nil {
+			return nil
+		}
+		return daemon.KeysFrom(disk, prefix)
 	},
 	serve: func(ctx context.Context, c *config.Config, ready func(addr string)) error {
 		log := newLogger(c, os.Stderr)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -54,12 +56,29 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.stderr, "hpcc: "+format+"\n", args...)
 }
 
-// printJSON writes v as one indented value.
+// printJSON writes v as one indented value, with nothing in it that a terminal
+// would take for an order.
 func (a *app) printJSON(v any) error {
-	enc := json.NewEncoder(a.stdout)
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false) // paths and flags are read by people too
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, r := range text.String() {
+		if r != '\n' && isOdd(r) {
+			// Within a string: outside of them the encoder writes no such.
+			for _, u := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(&b, `\u%04x`, u)
+			}
+			continue
+		}
+		b.WriteRune(r)
+	}
+	_, err := io.WriteString(a.stdout, b.String())
+	return err
 }
 
 // table collects rows of cells and writes them aligned on a terminal and

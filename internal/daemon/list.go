@@ -49,7 +49,7 @@ func (j *job) list(ctx context.Context, id manifestID) (*ipcv1.ServerMessage, er
 	}
 	done := &ipcv1.Done{Stdout: c.stdout}
 	if j.verifying != nil {
-		j.compare(c, done)
+		j.compare(ctx, c, done)
 	} else {
 		j.keep(ctx, id, c)
 	}

@@ -116,7 +116,10 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 		differs = append(differs, "dependencies")
 	}
 	j.outcome = outcome{kind: hitDirect, action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
-	if !j.preprocessed.IsZero() {
+	switch {
+	case j.prep.inv.Mode == compiler.Listing:
+		j.outcome.kind = listHit
+	case !j.preprocessed.IsZero():
 		j.outcome.kind = hitPreprocessed
 	}
 	if len(differs) == 0 {
