@@ -206,6 +206,8 @@ func (a *app) printEntry(t *table, e *daemon.InspectedEntry) {
 	list(t, e.Inputs, func(in daemon.InspectedInput) { t.row("input", in.Path, in.Digest[:16], a.size(in.Size)) })
 	list(t, e.Absent, func(p string) { t.row("absent", p) })
 	list(t, e.Present, func(p string) { t.row("present", p) })
+	list(t, e.Chain, func(p string) { t.row("searched", p) })
+	list(t, e.Same, func(p [2]string) { t.row("same file", p[0], p[1]) })
 	r := &e.Result
 	t.row("exit status", strconv.Itoa(r.ExitCode))
 	for _, o := range r.Outputs {

@@ -65,6 +65,13 @@ type Action struct {
 	Preprocessed digest.Digest
 }
 
+// Names of marks.
+const (
+	MarkNative   = "native"   // what -march=native and its like mean
+	MarkMode     = "mode"     // "reproducible"; plain results have none
+	MarkMessages = "messages" // the streams that what was printed depends on
+)
+
 // Mark makes a word for Command that no argument can be, since those hold no
 // NUL, and no neutral path, since there a digit follows. name is of letters.
 func Mark(name, value string) string { return "\x00" + name + "=" + value }

@@ -23,7 +23,7 @@ const (
 	KindInput        = "input"        // holds something else
 	KindPreprocessed = "preprocessed" // the preprocessed text, where nothing else differs
 	KindLookup       = "lookup"       // what was looked for, where nothing else differs
-	KindDiagnostics  = "diagnostics"  // what messages depend on; not Diff's
+	KindDiagnostics  = "diagnostics"  // what messages depend on
 )
 
 // How a flag differs.
@@ -204,9 +204,11 @@ func diffMarks(old, new []string) []Change {
 		}
 		c := Change{Kind: name, Name: name, Old: was[name], New: is[name]}
 		switch name {
-		case "native":
+		case MarkMessages:
+			c.Kind, c.Name = KindDiagnostics, "where they go"
+		case MarkNative:
 			c.Kind, c.Name = KindNative, "what native means"
-		case "mode":
+		case MarkMode:
 			c.Kind, c.Name = KindMode, "the mode of builds"
 			if c.Old == "" {
 				c.Old = "plain"

@@ -164,13 +164,8 @@ func compare(ctx context.Context, c *cache.Disk, x *Explanation, rec *sourceReco
 			continue
 		}
 		x.Against, x.AgainstAction = againstBefore, last.Action
-		if now.Result.StdioContext != "" {
-			x.Changes = diffContext(&older[i], last)
-		}
-		if len(x.Changes) == 0 {
-			x.Note = "the same compile was in the cache before: its result was evicted, removed or damaged since"
-			x.Next = "see hpcc stats for the size of the cache and its limit"
-		}
+		x.Note = "the same compile was in the cache before: its result was evicted, removed or damaged since"
+		x.Next = "see hpcc stats for the size of the cache and its limit"
 		return
 	}
 	before, against := nearest(c, older, last, now)
@@ -284,32 +279,6 @@ func distance(changes []action.Change) int {
 	return n
 }
 
-// diffContext compares what the diagnostics of two compiles depend on.
-func diffContext(old, new *Attempt) []ExplainedChange {
-	pick := func(a *Attempt) (list []string) {
-		for _, kv := range a.Env {
-			name, _, _ := strings.Cut(kv, "=")
-			if env.Roles(name)&env.Stdio != 0 {
-				list = append(list, kv)
-			}
-		}
-		return list
-	}
-	var d []ExplainedChange
-	for i, name := range []string{"stdout", "stderr"} {
-		if old.Streams[i] != new.Streams[i] {
-			d = append(d, ExplainedChange{Kind: action.KindDiagnostics, Name: name, Old: old.Streams[i], New: new.Streams[i]})
-		}
-	}
-	for _, c := range action.Diff(&action.Action{Env: pick(old)}, &action.Action{Env: pick(new)}) {
-		c.Kind = action.KindDiagnostics
-		_, c.Old, _ = strings.Cut(c.Old, "=")
-		_, c.New, _ = strings.Cut(c.New, "=")
-		d = append(d, c)
-	}
-	return d
-}
-
 func storedEntry(c *cache.Disk, key string) (*action.Entry, error) {
 	k, err := digest.ParseKey(key)
 	if err != nil {
@@ -390,9 +359,22 @@ func (t *tracer) describe(c *cache.Disk, old, new *action.Action, oldRoots, newR
 			list = append(list, compilerChanges(c, old.Toolchain, new.Toolchain, ch)...)
 			continue
 		}
+		if ch.Kind == action.KindEnvironment && env.Roles(ch.Name)&env.Stdio != 0 {
+			ch.Kind = action.KindDiagnostics
+			_, ch.Old, _ = strings.Cut(ch.Old, "=")
+			_, ch.New, _ = strings.Cut(ch.New, "=")
+		}
 		ch.Old, ch.New, ch.Name = t.local(ch.Old), t.local(ch.New), t.local(ch.Name)
 		t.follow(&ch)
 		list = append(list, ch)
+	}
+	// What messages depend on stands in actions that have some: there is no
+	// news in it where only one of the two has.
+	isMessages := func(ch ExplainedChange) bool { return ch.Kind == action.KindDiagnostics }
+	if hasMessages(old) != hasMessages(new) {
+		if rest := slices.DeleteFunc(slices.Clone(list), isMessages); len(rest) > 0 {
+			list = rest
+		}
 	}
 	// What a new file hides is not read any more, of course.
 	hidden := map[string]bool{}
@@ -401,6 +383,13 @@ func (t *tracer) describe(c *cache.Disk, old, new *action.Action, oldRoots, newR
 	}
 	return slices.DeleteFunc(list, func(ch ExplainedChange) bool {
 		return ch.Kind == action.KindGoneFile && ch.New == "" && hidden[ch.Name]
+	})
+}
+
+func hasMessages(a *action.Action) bool {
+	return slices.ContainsFunc(a.Command, func(word string) bool {
+		name, _, ok := action.ParseMark(word)
+		return ok && name == action.MarkMessages
 	})
 }
 

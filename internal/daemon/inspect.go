@@ -44,15 +44,18 @@ type InspectedEntry struct {
 	Toolchain InspectedToolchain `json:"toolchain"`
 	// Command is the normalised command, and Marks what decides the result
 	// besides ("mode=reproducible").
-	Command      []string         `json:"command"`
-	Marks        []string         `json:"marks,omitempty"`
-	Env          []string         `json:"env"`
-	Cwd          string           `json:"cwd,omitempty"`
-	Inputs       []InspectedInput `json:"inputs"`
-	Absent       []string         `json:"absent"`
-	Present      []string         `json:"present"`
-	Preprocessed string           `json:"preprocessed,omitempty"`
-	Result       InspectedResult  `json:"result"`
+	Command []string         `json:"command"`
+	Marks   []string         `json:"marks,omitempty"`
+	Env     []string         `json:"env"`
+	Cwd     string           `json:"cwd,omitempty"`
+	Inputs  []InspectedInput `json:"inputs"`
+	Absent  []string         `json:"absent"`
+	Present []string         `json:"present"`
+	// Chain is the search path, and Same pairs of names for one file.
+	Chain        []string        `json:"chain,omitempty"`
+	Same         [][2]string     `json:"same,omitempty"`
+	Preprocessed string          `json:"preprocessed,omitempty"`
+	Result       InspectedResult `json:"result"`
 }
 
 // InspectedResult is what a compile left. Only those are kept that succeeded.
@@ -309,6 +312,10 @@ func inspectEntry(c *cache.Disk, key digest.Key, e *action.Entry) *InspectedEntr
 		} else {
 			x.Command = append(x.Command, shown(word))
 		}
+	}
+	x.Chain = shownAll(a.Chain)
+	for _, p := range a.Same {
+		x.Same = append(x.Same, [2]string{shown(p.A), shown(p.B)})
 	}
 	if !a.Preprocessed.IsZero() {
 		x.Preprocessed = a.Preprocessed.String()

@@ -64,6 +64,6 @@ func (m *messages) context(a *action.Action, c *compiled) string {
 		streams, context = streams[:1], m.either
 	}
 	a.Env = slices.Concat(a.Env, m.env)
-	a.Command = append(slices.Clone(a.Command), "messages for "+strings.Join(streams, ", "))
+	a.Command = append(slices.Clone(a.Command), action.Mark(action.MarkMessages, strings.Join(streams, ", ")))
 	return context
 }

@@ -142,7 +142,7 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 		if err != nil {
 			return nil, refuse(reasonUnknown, "what native means: %s", err)
 		}
-		p.command = append(p.command, action.Mark("native", native))
+		p.command = append(p.command, action.Mark(action.MarkNative, native))
 	}
 	var stdio []string
 	for _, kv := range req.GetEnv() {
@@ -161,7 +161,7 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 	if paths != nil {
 		// What reproducible builds leave is not what the plain compiler does,
 		// also where all else of the two actions is the same.
-		p.command = append(p.command, action.Mark("mode", "reproducible"))
+		p.command = append(p.command, action.Mark(action.MarkMode, "reproducible"))
 		p.extra = reproducibleOptions(p, cwd, e.opt.DateTime)
 		if e.opt.DateTime == "pin" && inv.Family == compiler.GCC && getenv(req.GetEnv(), "SOURCE_DATE_EPOCH") == "" {
 			p.setEnv = []string{pinnedTime}
