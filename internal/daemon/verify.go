@@ -134,10 +134,15 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 		return
 	}
 	q := j.report(differs)
-	if err != nil {
+	switch {
+	case err != nil:
 		q.CompiledNote = err.Error()
-	} else {
-		q.Compiled = a.Key().String()
+	case a == nil:
+		q.CompiledNote = "only the preprocessed text would tell"
+	default:
+		made := *a
+		j.prep.messages.context(&made, c)
+		q.Compiled = made.Key().String()
 	}
 	for role, out := range c.outputs {
 		d, err := j.e.cache.PutBlob(out.data)
