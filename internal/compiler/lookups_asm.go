@@ -60,6 +60,10 @@ func FindAssemblerLookups(inv *Invocation, sp SearchPath, files []File, fs FileS
 			}
 		}
 	}
+	if JoinsDirective(texts) {
+		l.Opaque = inv.Source
+		return l, nil
+	}
 	l.Files, l.Absent = sortedKeys(found), sortedKeys(absent)
 	return l, nil
 }

@@ -87,6 +87,8 @@ type FileScan struct {
 	// out.
 	AsmInclude, AsmOpaque bool
 	AsmFiles              []AsmFile
+	// split is for JoinsDirective.
+	split splitParts
 	// Module: C++20 modules (import, module, export), @import, or
 	// `#pragma clang module`.
 	Module bool

@@ -103,13 +103,11 @@ func (s *scanner) asmOperand(text []byte, include bool) int {
 }
 
 // stringText looks into a string literal for text that could make the
-// assembler read a file. Adjacent literals are joined by the compiler, so a
-// literal that ends in the begin of such a directive counts too.
-func (s *scanner) stringText(text []byte) {
+// assembler read a file. next is the index behind the literal.
+func (s *scanner) stringText(text []byte, next int) {
 	if s.out.AsmOpaque {
 		return
 	}
-	last := -1
 	for i := 0; i < len(text); i++ {
 		switch text[i] {
 		case 'i', 'I':
@@ -123,8 +121,6 @@ func (s *scanner) stringText(text []byte) {
 			case i > 0 && text[i-1] == '.' && hasPrefixFold(rest, asmInclude):
 				s.asmOperand(rest[len(asmInclude):], true)
 			}
-		case '.':
-			last = i
 		case '\\':
 			if escapeOfDirective(text[i:]) && s.hasAsm() {
 				s.asmOpaque()
@@ -136,18 +132,7 @@ func (s *scanner) stringText(text []byte) {
 			i++
 		}
 	}
-	if last < 0 {
-		return
-	}
-	if tail := text[last+1:]; len(tail) == 0 {
-		// A lone dot ends many a message: only where it could begin a statement,
-		// in a file that has assembly.
-		if (last == 0 || bytes.IndexByte([]byte(" nt;}:"), text[last-1]) >= 0) && s.hasAsm() {
-			s.asmOpaque()
-		}
-	} else if isAsmBegin(tail) {
-		s.asmOpaque()
-	}
+	s.splitText(text, next)
 }
 
 // escapeOfDirective reports whether the escape at the begin of text stands for

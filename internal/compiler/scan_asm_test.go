@@ -45,6 +45,12 @@ func TestScanAssembly(t *testing.T) {
 		{"m.c", `struct s { int include; } x = { .include = 1 }; int g(void) { return x.include; }`, "", false},
 		{"m.c", `const char *s = "%d.%s in .init"; const char *t = "a.\n";`, "", false},
 		{"m.c", `const char *s = "\033[1m\0"; __asm__("nop");`, "", false},
+		{"m.c", `__asm__("." "i" "n" "c" "bin \"f\"");`, opaque, true},
+		{"m.c", `__asm__("nop;.in" "clude \"f\"");`, opaque, true},
+		{"m.c", "#define DO(op) __asm__(\".\" #op \" \\\"f\\\"\")\nDO( include );", opaque, true},
+		{"m.c", "#define DO(a, b) __asm__(a b)\nDO(\".\", \"INCLUDE \\\"f\\\"\");", opaque, true},
+		{"m.c", "#define REL \".long 1 - .\"\n__asm__(REL \"\\n\\tincl %eax\");", "", false},
+		{"m.c", `int h(const char *); int g(int x) { __asm__("nop" :: "c" (x)); return h(".") + h(".i"); }`, "", false},
 	} {
 		s := Scan([]byte(c.src))
 		got := ""
@@ -54,10 +60,11 @@ func TestScanAssembly(t *testing.T) {
 				got += "/"
 			}
 		}
-		if s.AsmOpaque {
+		joins := JoinsDirective([]File{{Scan: s}})
+		if s.AsmOpaque || joins {
 			got = opaque
 		}
-		if got != c.want || s.AsmInclude != (got != "") {
+		if got != c.want || (s.AsmInclude || joins) != (got != "") {
 			t.Errorf("%s: %q, want %q", c.src, got, c.want)
 		}
 		dir := t.TempDir()
@@ -75,6 +82,19 @@ func TestScanAssembly(t *testing.T) {
 				t.Errorf("%s without the file, %s: %v\n%s", compiler, c.src, err, out)
 			}
 		}
+	}
+}
+
+// TestJoinsDirectiveAcrossFiles: a header's macro may begin what another ends.
+func TestJoinsDirectiveAcrossFiles(t *testing.T) {
+	begin := File{Path: "a.h", Scan: Scan([]byte("#define DOT \".\"\n"))}
+	rest := File{Path: "a.c", Scan: Scan([]byte("#include \"a.h\"\n__asm__(DOT \"inc\" \"bin \\\"f\\\"\");\n"))}
+	if JoinsDirective([]File{begin}) || JoinsDirective([]File{rest}) {
+		t.Error("one half is taken for a directive")
+	}
+	l, err := FindAssemblerLookups(&Invocation{Source: "a.c"}, SearchPath{}, []File{rest, begin}, NewDirCache(t.TempDir()), nil)
+	if !JoinsDirective([]File{rest, begin}) || err != nil || l.Opaque != "a.c" {
+		t.Errorf("two halves are not taken for a directive: %+v, %v", l, err)
 	}
 }
 

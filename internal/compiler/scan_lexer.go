@@ -101,6 +101,7 @@ func (s *scanner) scanDialects(src []byte) {
 func (s *scanner) scan(src []byte) {
 	s.src = src
 	s.rawMisses, s.muted, s.asm = 0, 0, asmUnknown
+	s.splitWords()
 	for i := s.lineStart(0); i < len(src); {
 		for !eventful[src[i]] {
 			if i++; i == len(src) {
@@ -305,10 +306,11 @@ func (s *scanner) str(i int) int {
 		}
 	}
 	end := s.literalEnd(i, '"')
+	next := s.afterLiteral(end, '"')
 	if i >= s.muted {
-		s.stringText(s.src[i+1 : end])
+		s.stringText(s.src[i+1:end], next)
 	}
-	return s.afterLiteral(end, '"')
+	return next
 }
 
 // char handles a character literal, or an apostrophe within a number.
@@ -387,7 +389,7 @@ func (s *scanner) rawString(i int) int {
 		return 0
 	}
 	end := open + 1 + n
-	s.stringText(src[open+1 : end])
+	s.stringText(src[open+1:end], end+len(closing))
 	s.doubts |= noRawStrings
 	return end + len(closing)
 }

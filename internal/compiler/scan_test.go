@@ -33,7 +33,7 @@ func scanSummary(s *FileScan) string {
 		{s.definesAlias, "alias"}, {s.computesAlias, "alias-use"},
 		{s.Date, "date"}, {s.Time, "time"}, {s.Timestamp, "timestamp"},
 		{s.timePaste, "paste"}, {s.timeWord != 0, "word"},
-		{s.AsmInclude, "asm"}, {s.Module, "module"}, {s.LineMarkers, "line"},
+		{s.AsmInclude || JoinsDirective([]File{{Scan: s}}), "asm"}, {s.Module, "module"}, {s.LineMarkers, "line"},
 		{s.PragmaOnce, "once"}, {s.PragmaSystemHeader, "system"},
 		{s.PragmaDependency, "dependency"}, {s.PragmaPCH, "pch"},
 	} {

@@ -73,6 +73,12 @@ func (j *job) checkOnce(files []compiler.File, inputs []action.Input, looked *co
 	return nil
 }
 
+// assembles reports whether the text of these files can make an assembler read
+// others.
+func assembles(files []compiler.File) bool {
+	return slices.ContainsFunc(files, func(f compiler.File) bool { return f.Scan.AsmInclude }) || compiler.JoinsDirective(files)
+}
+
 // assembled returns what the assembler may have read besides what it listed,
 // if it lists anything, and adds to looked where it may have looked in vain.
 func (j *job) assembled(listed []string, sp compiler.SearchPath, files []compiler.File, fs compiler.FileSystem, looked *compiler.Lookups) (included []string, err error) {
@@ -81,7 +87,7 @@ func (j *job) assembled(listed []string, sp compiler.SearchPath, files []compile
 	case inv.CanListAssembly():
 		looked.Absent = append(looked.Absent, compiler.FindAssemblerAbsences(inv, listed, fs)...)
 		return nil, nil
-	case !slices.ContainsFunc(files, func(f compiler.File) bool { return f.Scan.AsmInclude }):
+	case !assembles(files):
 		return nil, nil
 	case inv.Family == compiler.GCC && inv.Mode == compiler.Assembly, inv.Mode == compiler.Listing:
 		return nil, nil // nothing is assembled; clang's does read the files

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -337,7 +336,7 @@ func (j *job) asmInputs(c *compiled, files []compiler.File) ([]string, error) {
 	for _, d := range c.deps {
 		known[d] = true
 	}
-	includes := slices.ContainsFunc(files, func(f compiler.File) bool { return f.Scan.AsmInclude })
+	includes := assembles(files)
 	var extra []string
 	for _, name := range c.asm {
 		if known[name] || assemblerTemp.MatchString(filepath.Base(name)) {
