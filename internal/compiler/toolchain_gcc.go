@@ -42,6 +42,10 @@ func (det *detection) detectGCC(ctx context.Context, t *Toolchain) error {
 	if err := det.assembler(ctx, t, dirs); err != nil {
 		return err
 	}
+	// It takes the .dwo out of the object (-gsplit-dwarf).
+	if _, err := det.tool(ctx, t, dirs, "objcopy"); err != nil {
+		return err
+	}
 	if t.Sysroot, err = det.driver.askLine(ctx, "-print-sysroot"); err != nil {
 		return unlessContext(err)
 	}
@@ -61,30 +65,34 @@ func helperCandidates(dirs []string, names ...string) []string {
 	return paths
 }
 
-// assembler adds the assembler, which both families find among the driver's
-// programs first and then through PATH.
-func (det *detection) assembler(ctx context.Context, t *Toolchain, dirs []string) error {
-	path, err := det.driver.askProgram(ctx, "as")
-	if err != nil {
-		return unlessContext(err)
+// assembler adds the assembler.
+func (det *detection) assembler(ctx context.Context, t *Toolchain, dirs []string) (err error) {
+	t.AsPath, err = det.tool(ctx, t, dirs, "as")
+	return err
+}
+
+// tool adds a program of binutils, which both families find among the driver's
+// programs first and then through PATH. It returns the path, "" for none.
+func (det *detection) tool(ctx context.Context, t *Toolchain, dirs []string, name string) (path string, err error) {
+	if path, err = det.driver.askProgram(ctx, name); err != nil {
+		return "", unlessContext(err)
 	}
-	candidates := helperCandidates(dirs, t.Target+"-as", "as")
+	candidates := helperCandidates(dirs, t.Target+"-"+name, name)
 	found := det.absentBefore(path, candidates)
-	if !found && (path == "as" || t.Family == Clang) {
-		search, all := det.pathCandidates("as")
-		if path == "as" {
+	if !found && (path == name || t.Family == Clang) {
+		search, all := det.pathCandidates(name)
+		if path == name {
 			if path = firstExecutable(search); path == "" && !all {
-				return fmt.Errorf("%w: its assembler depends on the working directory by PATH", ErrUnknownCompiler)
+				return "", fmt.Errorf("%w: its %s depends on the working directory by PATH", ErrUnknownCompiler, name)
 			}
 		}
 		det.absentBefore(path, search)
 	}
-	if path == "" || path == "as" {
-		det.fact("absent", "as")
-		return nil
+	if path == "" || path == name {
+		det.fact("absent", name)
+		return "", nil
 	}
-	t.AsPath = path
-	return det.program(ctx, "as", path)
+	return path, det.program(ctx, name, path)
 }
 
 // pathCandidates are the paths that execvp tries for a bare name, up to the

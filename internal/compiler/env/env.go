@@ -50,6 +50,10 @@ func Roles(name string) Role {
 		return Key
 	case "ROCM_PATH", "CUDA_PATH":
 		return Key
+	// objcopy's format of objects, for split DWARF; and what cc1 writes into an
+	// object for link-time optimisation unless the driver says otherwise.
+	case "GNUTARGET", "COLLECT_AS_OPTIONS":
+		return Key
 	case "PWD":
 		return Cwd
 
@@ -93,7 +97,7 @@ func Roles(name string) Role {
 	case "TMPDIR", "TMP", "TEMP", "TEMPDIR":
 		return Ignore
 	// Set by the driver for its own children.
-	case "COLLECT_GCC", "COLLECT_GCC_OPTIONS", "COLLECT_AS_OPTIONS", "COLLECT_LTO_WRAPPER":
+	case "COLLECT_GCC", "COLLECT_GCC_OPTIONS", "COLLECT_LTO_WRAPPER":
 		return Ignore
 	// The job server of a parallel link; Debian's driver tries a failed
 	// compile again by DEB_BUILD_OPTIONS; bar is looked up by clang so that its
