@@ -245,7 +245,7 @@ func (f *finder) decompose(file int, p string, own []string) {
 	for i, d := range f.chain.dirs {
 		name, ok := below(p, d.path)
 		if !ok && d.system {
-			name, ok = below(p, path.Clean(d.path))
+			name, ok = below(p, d.clean)
 		}
 		if !ok {
 			continue

@@ -47,6 +47,11 @@ type FileSystem interface {
 // used for that compile alone, and dropped. It must not be used by two
 // goroutines at once.
 type DirCache struct {
+	// Entries, if not nil, is asked for the listing of an absolute directory
+	// before that is read: what ReadEntries returned, if it is so still. The
+	// map is not changed.
+	Entries func(dir string) (entries map[string]PathKind, ok bool)
+
 	cwd  string
 	dirs map[string]*dirListing
 }
@@ -64,11 +69,13 @@ type dirListing struct {
 	missing string
 	// partial listings answer for the names they have; others are asked for.
 	partial bool
-	entries map[string]PathKind
+	entries map[string]PathKind // may be shared with others
+	// asked holds what the kernel said of names that entries cannot tell.
+	asked map[string]PathKind
 }
 
-// askKernel marks links and what else a listing does not tell the kind of.
-const askKernel PathKind = 0xff
+// Unlisted marks links and what else a listing does not tell the kind of.
+const Unlisted PathKind = 0xff
 
 // maxListed is the size of a directory above which names are asked for one by
 // one: reading 4,096 entries takes about a millisecond, as do a thousand
@@ -89,9 +96,15 @@ func (c *DirCache) Look(path string) (PathKind, string) {
 		return Missing, d.missing
 	}
 	kind, listed := d.entries[base]
-	if !listed && !d.complete(base) || listed && kind == askKernel {
-		kind = c.stat(path)
-		d.entries[base] = kind
+	if !listed && !d.complete(base) || listed && kind == Unlisted {
+		var known bool
+		if kind, known = d.asked[base]; !known {
+			kind = c.stat(path)
+			if d.asked == nil {
+				d.asked = make(map[string]PathKind)
+			}
+			d.asked[base] = kind
+		}
 	}
 	if kind == Missing {
 		return Missing, path
@@ -110,7 +123,7 @@ func (c *DirCache) list(dir string) *dirListing {
 	if d, ok := c.dirs[dir]; ok {
 		return d
 	}
-	d := &dirListing{entries: make(map[string]PathKind)}
+	d := &dirListing{}
 	c.dirs[dir] = d
 	if dir != "" && dir != "/" {
 		switch kind, missing := c.Look(dir); kind {
@@ -121,34 +134,44 @@ func (c *DirCache) list(dir string) *dirListing {
 			return d // nothing is below a file; each name is its own absence
 		}
 	}
-	c.read(d, c.abs(dir))
+	abs := c.abs(dir)
+	if c.Entries != nil {
+		if entries, ok := c.Entries(abs); ok {
+			d.entries = entries
+			return d
+		}
+	}
+	entries, complete := ReadEntries(abs)
+	d.entries, d.partial = entries, !complete
 	return d
 }
 
-func (c *DirCache) read(d *dirListing, dir string) {
+// ReadEntries reads what a directory holds, as far as its listing alone tells:
+// Regular, Directory or Unlisted. A listing that is not complete (too large,
+// not readable, or of a file system that finds names spelled in other ways)
+// says nothing about names that it lacks.
+func ReadEntries(dir string) (entries map[string]PathKind, complete bool) {
 	if caseFolding {
-		d.partial = true
-		return
+		return nil, false
 	}
 	f, err := os.Open(dir)
 	if err != nil {
-		// Searchable but not readable, perhaps.
-		d.partial = true
-		return
+		return nil, false // searchable but not readable, perhaps
 	}
 	defer f.Close()
-	entries, err := f.ReadDir(maxListed)
-	d.partial = err != nil && err != io.EOF || len(entries) == maxListed
-	for _, e := range entries {
-		kind := askKernel
+	list, err := f.ReadDir(maxListed)
+	entries = make(map[string]PathKind, len(list))
+	for _, e := range list {
+		kind := Unlisted
 		switch t := e.Type(); {
 		case t.IsRegular():
 			kind = Regular
 		case t.IsDir():
 			kind = Directory
 		}
-		d.entries[e.Name()] = kind
+		entries[e.Name()] = kind
 	}
+	return entries, (err == nil || err == io.EOF) && len(list) < maxListed
 }
 
 // abs makes path absolute without cleaning it.

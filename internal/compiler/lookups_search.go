@@ -1,6 +1,9 @@
 package compiler
 
-import "strings"
+import (
+	"path"
+	"strings"
+)
 
 // chain is the search path as one list: quote directories, then those for
 // both forms.
@@ -13,6 +16,8 @@ type chain struct {
 type chainDir struct {
 	path   string // without "./" before or slashes behind; "" is the working directory
 	system bool
+	// clean is how gcc may spell a system directory in its lists: without "..".
+	clean string
 	// again is true where the same directory stands later in the chain. The
 	// compiler drops one of the two, and which one depends on their kinds, so a
 	// search must not be taken to end here.
@@ -23,7 +28,7 @@ func newChain(sp SearchPath, fs FileSystem) chain {
 	var c chain
 	add := func(dirs []string, system bool) {
 		for _, d := range dirs {
-			c.dirs = append(c.dirs, chainDir{path: trimDir(d), system: system})
+			c.dirs = append(c.dirs, newChainDir(d, system))
 		}
 	}
 	add(sp.Quote, false)
@@ -48,6 +53,14 @@ func newChain(sp SearchPath, fs FileSystem) chain {
 		seen[id] = d.path
 	}
 	return c
+}
+
+func newChainDir(dir string, system bool) chainDir {
+	d := chainDir{path: trimDir(dir), system: system}
+	if system {
+		d.clean = trimDir(path.Clean(dir))
+	}
+	return d
 }
 
 // trimDir spells a directory so that joinPath gives what a dependency list

@@ -76,16 +76,16 @@ func userChain(sp SearchPath) chain {
 		system[path.Clean(d)] = struct{}{}
 	}
 	for _, d := range sp.Quote {
-		c.dirs = append(c.dirs, chainDir{path: trimDir(d)})
+		c.dirs = append(c.dirs, newChainDir(d, false))
 	}
 	c.angle = len(c.dirs)
 	for _, d := range sp.Angle {
 		if _, dup := system[path.Clean(d)]; !dup {
-			c.dirs = append(c.dirs, chainDir{path: trimDir(d)})
+			c.dirs = append(c.dirs, newChainDir(d, false))
 		}
 	}
 	for _, d := range append(append([]string(nil), sp.System...), sp.After...) {
-		c.dirs = append(c.dirs, chainDir{path: trimDir(d), system: true})
+		c.dirs = append(c.dirs, newChainDir(d, true))
 	}
 	return c
 }
@@ -210,8 +210,13 @@ func (u *userDeps) follow(from int, dir string, c inclusion, d Directive) {
 func (u *userDeps) find(in chainDir, name string) (int, bool) {
 	p := joinPath(in.path, name)
 	to, ok := u.index[p]
-	if !ok && in.system && (strings.Contains(p, "/.") || strings.Contains(p, "//")) {
-		to, ok = u.index[path.Clean(p)]
+	if !ok && in.system {
+		if strings.HasPrefix(name, ".") || strings.Contains(name, "/.") || strings.Contains(name, "//") {
+			p = path.Clean(p)
+		} else {
+			p = joinPath(in.clean, name)
+		}
+		to, ok = u.index[p]
 	}
 	return to, ok
 }
@@ -230,7 +235,7 @@ func (u *userDeps) followComputed(from int, dir string, c inclusion) {
 		for _, in := range u.chain.dirs {
 			_, ok := below(p, in.path)
 			if !ok && in.system {
-				_, ok = below(p, path.Clean(in.path))
+				_, ok = below(p, in.clean)
 			}
 			switch {
 			case !ok:

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/compiler"
 )
 
 // before is what the directories of a compile held when it began. What the
@@ -19,14 +21,9 @@ type before struct {
 
 // listing is what one directory holds.
 type listing struct {
-	last  stamp
-	names map[string]struct{}
+	last    stamp
+	entries map[string]compiler.PathKind
 }
-
-// maxListing bounds the directories that are remembered by name. Reading one
-// of this size takes a millisecond; a larger one that changes during a compile
-// keeps the unit out of the cache if the unit asks for files in it.
-const maxListing = 4096
 
 // lookAround reads the directories that a compile will search and in which
 // builds leave files: the source's, the working directory, and the user's part
@@ -43,7 +40,9 @@ func (j *job) lookAround(start *moment) *before {
 	return b
 }
 
-// list reads a directory; nil if it cannot be read or is too large.
+// list reads a directory, or recalls having done so; nil if it cannot be read
+// or is too large. A large one that changes during a compile keeps the unit
+// out of the cache if the unit asks for files in it.
 func (e *Engine) list(dir string) *listing {
 	var st unix.Stat_t
 	now := e.files.now()
@@ -54,23 +53,24 @@ func (e *Engine) list(dir string) *listing {
 	if l, ok := e.listings.get(dir); ok && l.last == s {
 		return l
 	}
-	f, err := os.Open(dir)
-	if err != nil {
+	entries, complete := compiler.ReadEntries(dir)
+	if !complete {
 		return nil
 	}
-	defer f.Close()
-	names, err := f.Readdirnames(maxListing)
-	if len(names) == maxListing || err != nil && len(names) > 0 {
-		return nil
-	}
-	l := &listing{last: s, names: make(map[string]struct{}, len(names))}
-	for _, n := range names {
-		l.names[n] = struct{}{}
-	}
+	l := &listing{last: s, entries: entries}
 	if s.proves(now) && !e.files.looseTimes(dir, s.dev) {
-		e.listings.put(dir, l)
+		e.listings.putWeighted(dir, l, int64(len(entries))+16)
 	}
 	return l
+}
+
+// entries is list for a compiler.DirCache.
+func (e *Engine) entries(dir string) (entries map[string]compiler.PathKind, ok bool) {
+	l := e.list(dir)
+	if l == nil {
+		return nil, false
+	}
+	return l.entries, true
 }
 
 // wasAbsent reports whether a path that is missing now was missing when the
@@ -88,7 +88,7 @@ func (b *before) wasAbsent(path string) bool {
 	if l == nil || l.last.dev != st.Dev || l.last.ino != st.Ino {
 		return false
 	}
-	_, there := l.names[path[strings.LastIndexByte(path, '/')+1:]]
+	_, there := l.entries[path[strings.LastIndexByte(path, '/')+1:]]
 	return !there
 }
 

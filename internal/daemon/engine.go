@@ -89,11 +89,12 @@ func NewEngine(opt Options) *Engine {
 		scans:     newLRU[digest.Digest, *compiler.FileScan](50_000),
 		prepared:  newLRU[string, *prepared](20_000),
 		manifests: newLRU[manifestID, *manifest](20_000),
-		listings:  newLRU[string, *listing](2_000),
-		results:   newWeightedLRU[digest.Key, *result](256 << 20),
-		stats:     newRecorder(opt.Cache, opt.StatsLog, opt.Log),
-		history:   newHistory(opt.Cache),
-		slots:     make(chan struct{}, 16),
+		// By names: half a million take some 50 MB.
+		listings: newWeightedLRU[string, *listing](500_000),
+		results:  newWeightedLRU[digest.Key, *result](256 << 20),
+		stats:    newRecorder(opt.Cache, opt.StatsLog, opt.Log),
+		history:  newHistory(opt.Cache),
+		slots:    make(chan struct{}, 16),
 	}
 }
 

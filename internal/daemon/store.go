@@ -113,6 +113,7 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 		return nil, err
 	}
 	dirs := compiler.NewDirCache(p.place.cwd)
+	dirs.Entries = j.e.entries
 	for _, part := range c.each() {
 		if err := j.cover(ctx, a, part, sp, dirs); err != nil {
 			return nil, err
