@@ -208,3 +208,9 @@ func (t *fileTable) looseTimes(path string, dev uint64) bool {
 	t.loose.Store(dev, loose)
 	return loose
 }
+
+// looseTimesAt is looseTimes for a file of which nothing is known.
+func (t *fileTable) looseTimesAt(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) != nil || t.looseTimes(path, st.Dev)
+}

@@ -18,7 +18,9 @@ import (
 // compile, since the build need not wait for digests to be made.
 func (j *job) keep(ctx context.Context, id manifestID, c *compiled) {
 	e := j.e
-	if !e.opt.Background {
+	// Where times prove little, inputs are read before the build can go on and
+	// change them.
+	if !e.opt.Background || e.files.looseTimesAt(j.prep.place.absolute(j.prep.inv.Source)) {
 		j.store(ctx, id, c)
 		return
 	}

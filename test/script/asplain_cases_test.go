@@ -141,6 +141,18 @@ var asPlainCases = []asPlain{
 			echo '#define A 3' > b.h; touch -d 2099-01-01 b.h; $CC -include b.h -c a.c -o a3.o; $CC -include b.h -c a.c -o a4.o`},
 	{name: "edited at once, size and time as before", want: "miss,miss,miss,miss hit,hit,hit,hit",
 		command: `for i in 1 2 3 4; do echo "#define A $i" > a.h; touch -d 2020-01-01 a.h; $CC -c a.c -o a$i.o; done`},
+	{name: "user-space file system that hides changes", only: "gcc", prepare: `mkdir s m; cp a.c a.h s`, want: "miss,miss,miss hit,hit,hit",
+		command: `bindfs --ctime-from-mtime s m && (cd m; for i in 1 2 3; do echo "#define A $i" > a.h; touch -d 2020-01-01 a.h a.c; ` +
+			`$CC -c a.c -o ../a$i.o; done); umount -l m`},
+	{name: "user-space file system", only: "gcc", prepare: `mkdir s m; cp a.c a.h s`, want: "miss,hit hit,hit",
+		command: `bindfs s m && (sleep 1; cd m; $CC -MD -c a.c -o a.o; $CC -c a.c -MD -o b.o); umount -l m`},
+	{name: "user-space file system, objects elsewhere", only: "gcc", prepare: `mkdir s m; cp a.c a.h s`, want: "input-modified",
+		command: `bindfs s m && (cd m; $CC -c a.c -o ../a.o); umount -l m`},
+	{name: "file system of whole seconds", only: "gcc", want: "miss hit", prepare: `mkdir m; head -c 4000000 /dev/zero > i; mke2fs -q -t ext4 -I 128 i 2>/dev/null`,
+		command: `mount -o loop i m && { cp a.c a.h m; sleep 3.1; (cd m; $CC -c a.c -o ../a.o); umount -l m; }; rm -f i`},
+	{name: "file system of whole seconds, just written", only: "gcc", want: "input-modified",
+		prepare: `mkdir m; head -c 4000000 /dev/zero > i; mke2fs -q -t ext4 -I 128 i 2>/dev/null`,
+		command: `mount -o loop i m && { cp a.c a.h m; (cd m; $CC -c a.c -o ../a.o); umount -l m; }; rm -f i`},
 
 	// Where the compile runs.
 	{name: "another directory mounted over the source", want: "miss,miss,hit hit,hit,hit",
