@@ -33,34 +33,69 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// interrupt starts a compile that does not end by itself, sends a signal to its
-// process group as a terminal does, and says what came of it.
-func interrupt(t *testing.T, m *plainMode, sig syscall.Signal, argv ...string) string {
+// blocked starts a compile that waits for its source, in a process group of its
+// own as a shell would have it, and returns the source's other end.
+func blocked(t *testing.T, m *plainMode, dir string, argv ...string) (cmd *exec.Cmd, source *os.File) {
 	t.Helper()
-	dir := t.TempDir()
-	// The compiler opens it and waits for somebody to write.
-	source := filepath.Join(dir, "a.c")
-	if err := unix.Mkfifo(source, 0o600); err != nil {
+	name := filepath.Join(dir, "a.c")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var stderr strings.Builder
-	cmd := exec.Command("env", append(argv, "-c", "a.c", "-o", "a.o")...)
-	cmd.Dir, cmd.Env, cmd.Stderr = dir, append(m.env[:len(m.env):len(m.env)], "TMPDIR="+dir), &stderr
+	cmd = exec.Command("env", append(argv, "-c", "a.c", "-o", "a.o")...)
+	cmd.Dir, cmd.Env = dir, append(m.env[:len(m.env):len(m.env)], "TMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	// Once a writer can open it, the compiler is reading.
-	opened := false
-	for deadline := time.Now().Add(30 * time.Second); !opened && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if fd, err := unix.Open(source, unix.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
-			defer unix.Close(fd)
-			opened = true
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if fd, err := unix.Open(name, unix.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+			source = os.NewFile(uintptr(fd), name)
+			t.Cleanup(func() { source.Close() })
+			return cmd, source
 		}
 	}
-	if !opened {
-		t.Fatalf("%q does not read its source: %s", argv, stderr.String())
+	t.Fatalf("%q does not read its source", argv)
+	return nil, nil
+}
+
+// TestStopped stops a compile by ^Z and lets it go on.
+func TestStopped(t *testing.T) {
+	for _, mode := range []string{"daemon", "oneshot"} {
+		m := newPlainMode(t, mode)
+		for _, argv := range [][]string{{"gcc"}, {"hpcc", "gcc"}} {
+			dir := t.TempDir()
+			cmd, source := blocked(t, m, dir, argv...)
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTSTP); err != nil {
+				t.Fatal(err)
+			}
+			var status syscall.WaitStatus
+			if _, err := syscall.Wait4(cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+				t.Fatalf("%s %q was not stopped: %v, %v", mode, argv, status, err)
+			}
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := source.WriteString("int a;\n"); err != nil {
+				t.Fatal(err)
+			}
+			source.Close()
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%s %q: %v", mode, argv, err)
+			}
+			if out, err := exec.Command("nm", dir+"/a.o").Output(); err != nil || !strings.Contains(string(out), "B a\n") {
+				t.Errorf("%s %q left %q, %v", mode, argv, out, err)
+			}
+		}
 	}
+}
+
+// interrupt starts a compile that does not end by itself, sends a signal to its
+// process group as a terminal does, and says what came of it.
+func interrupt(t *testing.T, m *plainMode, sig syscall.Signal, argv ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd, _ := blocked(t, m, dir, argv...)
 	if err := syscall.Kill(-cmd.Process.Pid, sig); err != nil {
 		t.Fatal(err)
 	}
