@@ -92,6 +92,7 @@ faster; without one, everything works as well.`,
 		a.newClean(),
 		a.newFsck(),
 		a.newConfig(),
+		a.newDoctor(),
 		a.newVersion(),
 	)
 	return root

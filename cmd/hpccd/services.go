@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
@@ -165,21 +164,42 @@ const askTimeout = 30 * time.Second
 // ask gives a running daemon a command. All commands work without a daemon, so
 // that its absence is no error.
 func ask(c *config.Config, command string) {
-	e, err := ipc.ReadEndpoint(c.Dir)
-	if err != nil || e.Socket == "" {
-		return
+	if e, err := ipc.ReadEndpoint(c.Dir); err == nil {
+		_, _ = admin(&e, command, askTimeout)
 	}
-	conn, err := net.DialTimeout("unix", e.Socket, askTimeout)
+}
+
+// errRefused is a daemon's answer to a stranger: another token or version.
+type errRefused struct{ *ipcv1.Refused }
+
+func (e errRefused) Error() string { return e.Detail }
+
+// admin gives the daemon at an endpoint a command and returns its answer, as
+// JSON.
+func admin(e *ipc.Endpoint, command string, timeout time.Duration) ([]byte, error) {
+	conn, err := ipc.Dial(e, timeout)
 	if err != nil {
-		return
+		return nil, err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(askTimeout))
-	talk := ipc.NewClientConn(conn)
-	if talk.Send(&ipcv1.ClientMessage{
+	err = conn.Send(&ipcv1.ClientMessage{
 		Hello: &ipcv1.Hello{Protocol: ipc.Protocol, Version: ipc.Version, Token: e.Token},
 		Admin: &ipcv1.Admin{Command: command},
-	}) == nil {
-		talk.Receive(&ipcv1.ServerMessage{})
+	})
+	if err != nil {
+		return nil, err
 	}
+	m := &ipcv1.ServerMessage{}
+	if err := conn.Receive(m); err != nil {
+		return nil, err
+	}
+	switch {
+	case m.Refused != nil:
+		return nil, errRefused{m.Refused}
+	case m.Admin == nil:
+		return nil, errors.New("an answer that is not understood")
+	case m.Admin.Error != "":
+		return nil, errors.New(m.Admin.Error)
+	}
+	return m.Admin.Json, nil
 }

@@ -132,6 +132,19 @@ func Open(opt Options) (*Disk, error) {
 	return c, nil
 }
 
+// Peek opens a cache that is there already, to look at: it makes nothing and
+// sweeps nothing. It is ErrNotFound where there is none.
+func Peek(dir string, maxBytes int64) (*Disk, error) {
+	c := &Disk{dir: dir, max: maxBytes, reflinks: func() bool { return false }}
+	if _, err := os.Stat(filepath.Join(dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err := c.checkVersion(); err != nil {
+		return nil, fmt.Errorf("cache %s: %w", dir, err)
+	}
+	return c, nil
+}
+
 // Close writes the accounting that is pending and waits for an eviction that is
 // under way. No call may follow. Of a Disk that is not closed no more is lost
 // than the former, which the next eviction sets right.

@@ -33,12 +33,16 @@ func (det *detection) fact(label string, values ...string) {
 var launchers = []string{"ccache", "distcc", "sccache", "icecc", "zccache", "kache", "buildcache",
 	"fastbuild", "goma", "gomacc", "reclient", "rewrapper", "colorgcc", "pump", "hpcc", "hpccd"}
 
+// IsLauncher reports whether a path is that of a program that takes a
+// compiler's name and runs another one.
+func IsLauncher(path string) bool { return slices.Contains(launchers, filepath.Base(path)) }
+
 func (det *detection) detect(ctx context.Context) (*Toolchain, error) {
 	real, err := filepath.EvalSymlinks(det.driver.path)
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(launchers, filepath.Base(real)) {
+	if IsLauncher(real) {
 		return nil, fmt.Errorf("%w: it is %s", ErrCompilerScript, real)
 	}
 	// The content goes first: a script must not be run to learn that it is one.

@@ -195,16 +195,7 @@ func (t *fileTable) looseTimes(path string, dev uint64) bool {
 	if v, ok := t.loose.Load(dev); ok {
 		return v.(bool)
 	}
-	var sfs unix.Statfs_t
-	loose := true
-	if unix.Statfs(path, &sfs) == nil {
-		switch int64(sfs.Type) {
-		case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
-			unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
-		default:
-			loose = false
-		}
-	}
+	loose := LooseTimes(path)
 	t.loose.Store(dev, loose)
 	return loose
 }
@@ -213,4 +204,19 @@ func (t *fileTable) looseTimes(path string, dev uint64) bool {
 func (t *fileTable) looseTimesAt(path string) bool {
 	var st unix.Stat_t
 	return unix.Stat(path, &st) != nil || t.looseTimes(path, st.Dev)
+}
+
+// LooseTimes reports whether the times of files on path's file system cannot
+// prove that content is unchanged, so that it is read at each look.
+func LooseTimes(path string) bool {
+	var sfs unix.Statfs_t
+	if unix.Statfs(path, &sfs) != nil {
+		return true
+	}
+	switch int64(sfs.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+		return true
+	}
+	return false
 }

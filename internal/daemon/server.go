@@ -259,7 +259,7 @@ func (s *Server) admin(req *ipcv1.Admin) *ipcv1.AdminReply {
 	var err error
 	switch req.GetCommand() {
 	case "ping":
-		answer = map[string]any{"pid": s.end.Pid, "version": s.end.Version}
+		answer = map[string]any{"pid": s.end.Pid, "version": s.end.Version, "cache": s.engine.cache.Dir()}
 	case "drain":
 		s.engine.Drain()
 	case "forget":

@@ -41,7 +41,7 @@ const graph = `
 	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc proto/hpcc/ipc/v1
 
 	# The only place that puts the others together.
-	cmd/hpccd:             internal/cache internal/compiler internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
+	cmd/hpccd:             internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
 
 	bench/empty:
 	test/e2e:

@@ -1,7 +1,8 @@
 package script
 
 import (
-	"os"
+	"errors"
+	"fmt"
 	"path/filepath"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -14,38 +15,46 @@ import (
 // stores all under the right digests and keys, so that only a compile can tell:
 // an output by its role, or "messages".
 func tamper(ts *testscript.TestScript, neg bool, args []string) {
-	disk, err := cache.Open(cache.Options{Dir: ts.Getenv("HPCC_CACHE_DIR")})
+	ts.Check(exchangeWhat(ts.Getenv("HPCC_CACHE_DIR"), args[0]))
+	// A running daemon is told to forget what it has in memory.
+	_, err := hpcc(ts, "clean")
 	ts.Check(err)
+}
+
+// exchange tampers with the object of every entry.
+func exchange(dir string) error { return exchangeWhat(dir, "object") }
+
+func exchangeWhat(dir, what string) error {
+	disk, err := cache.Open(cache.Options{Dir: dir})
+	if err != nil {
+		return err
+	}
 	files, err := filepath.Glob(filepath.Join(disk.Dir(), "ac", "*", "*"))
-	ts.Check(err)
 	n := 0
 	for _, f := range files {
-		key, err := digest.ParseKey(filepath.Base(f))
-		ts.Check(err)
-		entry, err := disk.Entry(key)
-		ts.Check(err)
-		if args[0] == "messages" {
+		key, parseErr := digest.ParseKey(filepath.Base(f))
+		entry, readErr := disk.Entry(key)
+		if err = errors.Join(err, parseErr, readErr); err != nil {
+			return err
+		}
+		if what == "messages" {
 			entry.Result.Stderr = []byte("other words\n")
 			n++
 		}
 		for i := range entry.Result.Outputs {
-			o := &entry.Result.Outputs[i]
-			if o.Role == args[0] {
-				o.Digest, err = disk.PutBlob([]byte("something else"))
-				ts.Check(err)
+			if o := &entry.Result.Outputs[i]; o.Role == what {
+				if o.Digest, err = disk.PutBlob([]byte("something else")); err != nil {
+					return err
+				}
 				n++
 			}
 		}
-		ts.Check(disk.PutEntry(key, entry))
+		if err := disk.PutEntry(key, entry); err != nil {
+			return err
+		}
 	}
 	if n == 0 {
-		ts.Fatalf("no entry with %s", args[0])
+		return fmt.Errorf("no entry with %s", what)
 	}
-	ts.Check(disk.Close())
-	// A running daemon is told to forget what it has in memory.
-	_, err = hpcc(ts, "clean")
-	ts.Check(err)
-	if _, err := os.Stat(filepath.Join(disk.Dir(), "ac")); err != nil {
-		ts.Fatalf("clean removed all: %v", err)
-	}
+	return errors.Join(err, disk.Close())
 }
