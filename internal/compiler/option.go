@@ -68,6 +68,7 @@ const (
 	addDepTarget
 	addDepTargetQuoted
 	setDepPhony
+	setShowIncludes
 	addQuoteDir
 	addAngleDir
 	addSystemDir

@@ -231,7 +231,7 @@ func (p *parser) apply(o namedOption, value string) {
 		}
 	case setArch:
 		p.archs++
-	case setDepAll, setDepUser, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony:
+	case setDepAll, setDepUser, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony, setShowIncludes:
 		p.dep.apply(o.does, value)
 	case addQuoteDir, addAngleDir, addSystemDir, addAfterDir:
 		p.includeDir(o, value)

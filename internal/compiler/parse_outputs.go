@@ -8,6 +8,7 @@ import "strings"
 type depOptions struct {
 	all, user bool // -MD, -MMD
 	phony     bool
+	shows     bool   // -H
 	file      string // -MF
 	targets   []DepTarget
 
@@ -42,6 +43,8 @@ func (d *depOptions) apply(does effect, value string) {
 		*targets = append(*targets, DepTarget{Name: value, Quoted: true})
 	case setDepPhony:
 		d.phony = true
+	case setShowIncludes:
+		d.shows = d.shows || !d.handedOn
 	}
 }
 
@@ -110,7 +113,8 @@ func (p *parser) listsOnly() {
 		p.refuse(ReasonPreprocessing, "-M")
 		return
 	}
-	inv.Mode, inv.ListsUser = Listing, p.lists == setListUser
+	// -H means for clang what it does with -MMD: see dependencies.
+	inv.Mode, inv.ListsUser = Listing, p.lists == setListUser && !(d.shows && inv.Family == Clang)
 }
 
 // declareOutputs fills in the names of everything that the compile leaves behind.
@@ -212,8 +216,9 @@ func (p *parser) dependencies() {
 	deps := Deps{
 		Requested: true,
 		// -MMD wins over -MD, wherever it stands, except that what the
-		// preprocessor is told directly comes later than both.
-		SystemHeaders: !d.user,
+		// preprocessor is told directly comes later than both. clang's driver
+		// takes -H for a wish to see system headers in this list too.
+		SystemHeaders: !d.user || d.shows && inv.Family == Clang,
 		File:          d.file,
 		Phony:         d.phony,
 	}
