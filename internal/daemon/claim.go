@@ -41,8 +41,15 @@ func claimFile(name string) (*os.File, error) {
 			return nil, err
 		}
 		var st unix.Stat_t
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_SH); err == nil {
-			err = unix.Fstat(int(f.Fd()), &st)
+		if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Size > 0 && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			// Nobody holds it: those who wrote there were killed. Whoever claims
+			// it now writes only once this lock is given up for the shared one.
+			err = f.Truncate(0)
+		}
+		if err == nil {
+			if err = unix.Flock(int(f.Fd()), unix.LOCK_SH); err == nil {
+				err = unix.Fstat(int(f.Fd()), &st)
+			}
 		}
 		if err == nil && st.Nlink > 0 {
 			if _, err = f.Write([]byte{'x'}); err == nil {
@@ -69,7 +76,6 @@ func (c claims) shared() bool {
 
 func (c claims) release() {
 	for _, f := range c {
-		// A file that a killed process left says "shared" once, and goes.
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			os.Remove(f.Name())
 		}
