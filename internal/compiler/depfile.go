@@ -122,7 +122,7 @@ func (p *depParser) word(target bool) (word string, colon, ok bool) {
 }
 
 // RenderDepFile writes a dependency file byte for byte as gcc 12 or clang 14
-// does for the same targets, in the order of the command line, and the same
+// does for the same targets, in the order of Deps, and the same
 // files. With phony (-MP) each file but the main one gets a rule of its own;
 // source is the main file as the command names it (clang may list files of
 // options before it).
@@ -151,8 +151,12 @@ func renderGCC(targets []DepTarget, deps []string, phony bool) []byte {
 		column += len(n)
 		out = append(out, n...)
 	}
-	for _, t := range gccTargets(targets) {
-		name(t)
+	for _, t := range targets {
+		n := trimDotSlash(t.Name)
+		if t.Quoted {
+			n = escapeGCC(n)
+		}
+		name(n)
 	}
 	out = append(out, ':')
 	column++
@@ -168,31 +172,6 @@ func renderGCC(targets []DepTarget, deps []string, phony bool) []byte {
 		}
 	}
 	return out
-}
-
-// gccTargets orders and escapes targets as gcc comes to write them: its driver
-// passes -MQ before -MT, and the preprocessor keeps unquoted targets first by
-// moving the first quoted one to the end for each.
-func gccTargets(targets []DepTarget) []string {
-	var list []string
-	for _, t := range targets {
-		if t.Quoted {
-			list = append(list, escapeGCC(trimDotSlash(t.Name)))
-		}
-	}
-	unquoted := 0
-	for _, t := range targets {
-		if t.Quoted {
-			continue
-		}
-		name := trimDotSlash(t.Name)
-		if unquoted < len(list) {
-			name, list[unquoted] = list[unquoted], name
-		}
-		list = append(list, name)
-		unquoted++
-	}
-	return list
 }
 
 // trimDotSlash removes "./" from the begin of a name, with the slashes that
