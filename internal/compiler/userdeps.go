@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"path"
+	"path/filepath"
 	"strings"
 )
 
@@ -23,11 +24,24 @@ const (
 // the order of first inclusion, so each file's first includer stands before it.
 // For each file, all inclusions that some directive before it could have been
 // are followed; they must agree on its context.
+//
+// It looks at the file system only where the names alone do not say how a file
+// was found: gcc spells headers of the system by their real path, and mingw's
+// are links.
 func UserDeps(family Family, sp SearchPath, inv *Invocation, files []File) (user []bool, ok bool) {
+	user, ok = userDepsBy(family, sp, inv, files, false)
+	if !ok && family == GCC {
+		user, ok = userDepsBy(family, sp, inv, files, true)
+	}
+	return user, ok
+}
+
+func userDepsBy(family Family, sp SearchPath, inv *Invocation, files []File, links bool) (user []bool, ok bool) {
 	if len(files) == 0 {
 		return nil, true
 	}
 	u := &userDeps{
+		links:  links,
 		family: family,
 		files:  files,
 		chain:  userChain(sp),
@@ -58,6 +72,7 @@ func UserDeps(family Family, sp SearchPath, inv *Invocation, files []File) (user
 
 type userDeps struct {
 	family Family
+	links  bool // links to system headers are followed
 	files  []File
 	chain  chain
 	index  map[string]int // path -> its first place in files
@@ -217,6 +232,11 @@ func (u *userDeps) find(in chainDir, name string) (int, bool) {
 			p = joinPath(in.clean, name)
 		}
 		to, ok = u.index[p]
+	}
+	if !ok && in.system && u.links && strings.HasPrefix(p, "/") {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			to, ok = u.index[real]
+		}
 	}
 	return to, ok
 }
