@@ -3,7 +3,8 @@ package compiler
 import "strings"
 
 // word is one word of a command line, or of the words that an option hands on
-// to the preprocessor, the assembler or clang's front end.
+// to the preprocessor, the assembler, clang's front end or, from clang-cl's
+// /clang:, clang's driver.
 type word struct {
 	text string
 	// opt is the option that the word belongs to; nil for an input file.
@@ -16,12 +17,12 @@ type word struct {
 // parsedArg is one option with its value, or one input file.
 type parsedArg struct {
 	words []word
-	// inner holds the words handed on by -Wp, -Wa, -Xpreprocessor and their
-	// like. They are classified as one list over all such options, because
+	// inner holds the words handed on by -Wp, -Wa, -Xpreprocessor, /clang: and
+	// their like. They are classified as one list over all such options, because
 	// -Xpreprocessor takes an option and its value apart.
 	inner []word
-	// comma is true where inner is written joined: -Wp,a,b.
-	comma bool
+	// joined is true where inner is written in one word: -Wp,a,b or /clang:a.
+	joined bool
 }
 
 // edit rewrites one word; ok is false if the word is to be left out.
@@ -50,7 +51,7 @@ func (a *parsedArg) render(dst []string, e edit) []string {
 	switch {
 	case len(kept) == 0:
 		return dst
-	case a.comma:
+	case a.joined:
 		return append(dst, name+strings.Join(kept, ","))
 	default: // -Xpreprocessor hands on a single word
 		return append(dst, name, kept[0])

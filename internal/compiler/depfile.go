@@ -122,12 +122,12 @@ func (p *depParser) word(target bool) (word string, colon, ok bool) {
 }
 
 // RenderDepFile writes a dependency file byte for byte as gcc 12 or clang 14
-// does for the same targets, in the order of Deps, and the same
+// (also as clang-cl) does for the same targets, in the order of Deps, and the same
 // files. With phony (-MP) each file but the main one gets a rule of its own;
 // source is the main file as the command names it (clang may list files of
 // options before it).
 func RenderDepFile(f Family, targets []DepTarget, deps []string, source string, phony bool) []byte {
-	if f == Clang {
+	if f.IsClang() {
 		return renderClang(targets, deps, source, phony)
 	}
 	return renderGCC(targets, deps, phony)

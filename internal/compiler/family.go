@@ -2,8 +2,8 @@ package compiler
 
 import "strings"
 
-// drivers are the names under which compilers of the GNU grammar are
-// installed, without target prefix and version.
+// drivers are the names under which compilers are installed, without target
+// prefix and version.
 var drivers = []struct {
 	name   string
 	family Family
@@ -18,12 +18,14 @@ var drivers = []struct {
 	{"c++", GCC, true},
 	{"c89", GCC, false},
 	{"c99", GCC, false},
+	{"clang-cl", ClangCL, false},
+	{"cl", CL, false}, // clang, too, is clang-cl under this name
 }
 
 // FamilyOf says which family a compiler's file name suggests, and whether the
 // name makes it treat C sources as C++. It knows target prefixes and version
 // suffixes ("aarch64-linux-gnu-g++-12", "clang++-14", "gcc12",
-// "x86_64-w64-mingw32-gcc-posix"). The name is a guess that toolchain
+// "x86_64-w64-mingw32-gcc-posix", "clang-cl-14"). The name is a guess that toolchain
 // detection confirms; ok is false for anything that is not a compiler's name.
 func FamilyOf(name string) (family Family, isCXX, ok bool) {
 	name = name[strings.LastIndexAny(name, `/\`)+1:]
@@ -40,9 +42,10 @@ func FamilyOf(name string) (family Family, isCXX, ok bool) {
 // driverNamed looks a name without version up, with or without a target
 // prefix.
 func driverNamed(name string) (family Family, isCXX, ok bool) {
-	name = name[strings.LastIndexByte(name, '-')+1:]
 	for _, d := range drivers {
-		if name == d.name {
+		prefix, found := strings.CutSuffix(name, d.name)
+		// cl has no prefixes, and many another program's name ends in -cl.
+		if found && (prefix == "" || strings.HasSuffix(prefix, "-") && d.family != CL) {
 			return d.family, d.cxx, true
 		}
 	}

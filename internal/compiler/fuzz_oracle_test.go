@@ -128,7 +128,7 @@ func FuzzResponseFiles(f *testing.F) {
 		files := map[string]string{"a": a, "b": b, "c": c}
 		read := 0
 		argv := strings.Split(command, "\n")
-		got, err := expandResponseFiles(Command{
+		got, err := expandResponseFiles(GCC, Command{
 			Args: append([]string{"gcc"}, argv...), Cwd: "/w",
 			ReadFile: func(path string) ([]byte, error) {
 				text, ok := files[strings.TrimPrefix(path, "/w/")]

@@ -15,11 +15,34 @@ package compiler
 // rules follow one grammar.
 type Family uint8
 
-// The families of the GNU grammar.
+// The families of the GNU grammar, then those of the MSVC grammar.
 const (
 	GCC Family = iota + 1
 	Clang
+	// ClangCL is clang under the name clang-cl: its own front end, dependency
+	// files and objects, but cl's options, response files and include rule.
+	ClangCL
+	// CL is Microsoft's own compiler. It runs on Windows alone, where hpcc does
+	// not run yet: its grammar is confirmed by tables only, and no detection
+	// finds it.
+	CL
 )
+
+// MSVC reports whether the family's options are Microsoft's.
+func (f Family) MSVC() bool { return f == ClangCL || f == CL }
+
+// IsClang reports whether clang's front end stands behind the family: its
+// dependency files, messages and objects.
+func (f Family) IsClang() bool { return f == Clang || f == ClangCL }
+
+// gnu is the family under whose name the GNU table lists what the family
+// understands of it.
+func (f Family) gnu() Family {
+	if f == ClangCL {
+		return Clang
+	}
+	return f
+}
 
 func (f Family) String() string {
 	switch f {
@@ -27,6 +50,10 @@ func (f Family) String() string {
 		return "gcc"
 	case Clang:
 		return "clang"
+	case ClangCL:
+		return "clang-cl"
+	case CL:
+		return "cl"
 	}
 	return "unknown"
 }
@@ -152,6 +179,16 @@ type Invocation struct {
 	Native bool
 	// RandomSeed is the user's -frandom-seed, "" without one.
 	RandomSeed string
+	// RecordsCommand is true where an output holds the command line (CodeView
+	// debug information): the command for a miss must be the user's own, word
+	// for word, and all of it is in the key, under no other paths.
+	RecordsCommand bool
+	// Timestamped is true where the object's header holds the time of the
+	// compile, so that no two compiles give the same bytes.
+	Timestamped bool
+	// showIncludes is the last of cl's options that print each included file
+	// on stdout.
+	showIncludes showIncludes
 
 	// listing is true with the assembler's -a, to a file or to stdout.
 	listing bool
@@ -162,6 +199,15 @@ type Invocation struct {
 	// options are words without effect.
 	depsUnused bool
 }
+
+// showIncludes is what cl's options of that name ask for.
+type showIncludes uint8
+
+const (
+	showNone showIncludes = iota
+	showAll
+	showUser // no system headers
+)
 
 // SearchPath is the complete include chain of one compile, in the order of
 // search, as the compiler spells the directories. Directories that do not

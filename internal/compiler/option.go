@@ -48,6 +48,9 @@ const (
 	rolePreprocessor
 	// In -Wp, and -Xpreprocessor the value is separate, whatever form says.
 	rolePreprocessorValue
+	// clang-cl knows the option, too; what it does not, it ignores with a
+	// warning. For a family of options: it knows some.
+	roleCore
 )
 
 // effect is what the parser does with an option besides keeping it.
@@ -92,6 +95,18 @@ const (
 	setMachine
 	setRandomSeed
 	setArch
+	// cl's.
+	setAllC // each source is C
+	setAllCXX
+	addSourceC // the value is a source
+	addSourceCXX
+	setCodeView
+	setShowAll
+	setShowUser
+	setNoTimestamp
+	setTimestamp
+	setAsmListing
+	toDriver // the value is a word of the GNU grammar
 	addAsmDir
 	addListing     // the assembler's -a
 	toPreprocessor // the value is words for the preprocessor
@@ -102,7 +117,8 @@ const (
 // option is one row of a grammar's table. A row with several names stands for
 // as many options that differ in name alone.
 type option struct {
-	// names, separated by spaces, each with its dashes.
+	// names, separated by spaces, each with its dashes. A slash stands for
+	// either a slash or a dash.
 	names string
 	form  form
 	roles role
@@ -145,6 +161,9 @@ func newGrammar(rows []option) *grammar {
 	for i := range rows {
 		for name := range strings.FieldsSeq(rows[i].names) {
 			g.options = append(g.options, namedOption{name, &rows[i]})
+			if rest, ok := strings.CutPrefix(name, "/"); ok {
+				g.options = append(g.options, namedOption{"-" + rest, &rows[i]})
+			}
 		}
 	}
 	slices.SortStableFunc(g.options, func(a, b namedOption) int { return strings.Compare(a.name, b.name) })

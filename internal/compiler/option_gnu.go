@@ -60,14 +60,14 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-B", form: joined | separate, roles: rolePath | roleProbe},
 	{names: "--prefix=", form: joined, roles: rolePath | roleProbe},
 	{names: "-nostdinc -nostdinc++ --no-standard-includes -nostdlibinc -nobuiltininc -nogpuinc", form: alone,
-		roles: rolePreprocessor | roleProbe},
+		roles: roleCore | rolePreprocessor | roleProbe},
 	{names: "-iprefix -iwithprefix -iwithprefixbefore -iframework -iframeworkwithsysroot -iwithsysroot -ivfsoverlay " +
 		"-cxx-isystem -isystem-after -stdlib++-isystem -F -working-directory", form: joined | separate,
 		does: refused, why: ReasonIncludeOption},
 	{names: "--include-prefix= --include-with-prefix= --include-with-prefix-before= --include-with-prefix-after= " +
 		"-working-directory= --embed-dir=", form: joined, does: refused, why: ReasonIncludeOption},
 	{names: "-remap", form: alone, does: refused, why: ReasonIncludeOption}, // looks header.gcc files up
-	{names: "-imultilib -imultiarch", form: joined | separate, roles: roleProbe},
+	{names: "-imultilib", form: joined | separate, roles: roleProbe},
 
 	// Macros and the preprocessor.
 	{names: "-D -U", form: joined | separate, roles: roleVerbatim | rolePreprocessor},
@@ -82,23 +82,22 @@ var gnuGrammar = newGrammar([]option{
 
 	// Language and target.
 	{names: "-ansi --ansi", form: alone, roles: roleProbe},
-	{names: "-std= --std=", form: joined, roles: roleProbe},
+	{names: "-std= --std=", form: joined, roles: roleCore | roleProbe},
 	{names: "--std", form: separate, roles: roleProbe},
-	{names: "-traditional-cpp -traditional --traditional", form: alone},
+	{names: "-traditional-cpp", form: alone},
 	{names: "-target", form: separate, roles: roleProbe},
-	{names: "--target=", form: joined, roles: roleProbe},
-	{names: "--gcc-toolchain= -gcc-toolchain=", form: joined, roles: rolePath | roleProbe},
-	{names: "-gcc-toolchain", form: separate, roles: rolePath | roleProbe},
+	{names: "--target=", form: joined, roles: roleCore | roleProbe},
+	{names: "--gcc-toolchain=", form: joined, roles: rolePath | roleProbe},
 	{names: "-stdlib= -rtlib= -unwindlib= --rtlib= --unwindlib= --stdlib=", form: joined, roles: roleProbe},
-	{names: "-resource-dir", form: separate, roles: rolePath | roleProbe},
-	{names: "-resource-dir=", form: joined, roles: rolePath | roleProbe},
+	{names: "-resource-dir", form: separate, roles: roleCore | rolePath | roleProbe},
+	{names: "-resource-dir=", form: joined, roles: roleCore | rolePath | roleProbe},
 	{names: "--driver-mode=", form: joined, does: refused, why: ReasonUnknownOption, only: Clang},
 	{names: "-pthread -pthreads", form: alone, roles: roleProbe},
-	{names: "-m", form: joined, roles: roleFamily | roleProbe, does: setMachine},
+	{names: "-m", form: joined, roles: roleCore | roleFamily | roleProbe, does: setMachine},
 	// Some -m options are errors without these.
 	{names: "-fpic -fPIC -fpie -fPIE -fno-pic -fno-PIC -fno-pie -fno-PIE -fcf-protection", form: alone, roles: roleProbe},
 	{names: "-fcf-protection=", form: joined, roles: roleProbe},
-	{names: "-mllvm", form: separate, roles: roleFamily, only: Clang},
+	{names: "-mllvm", form: separate, roles: roleCore | roleFamily, only: Clang},
 	{names: "-EL -EB", form: alone, roles: roleProbe},
 	{names: "-mthread-model -meabi", form: separate, roles: roleProbe, only: Clang},
 	{names: "-Xarch_ -Xopenmp-target --offload --cuda -mlink-builtin-bitcode", form: joined | separate,
@@ -107,21 +106,21 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-foffload-abi= -foffload=disable", form: alone | joined},
 
 	// Optimisation, warnings, diagnostics.
-	{names: "-O", form: alone | joined, roles: roleFamily},
-	{names: "-Ofast", form: alone},
+	{names: "-O", form: alone | joined, roles: roleCore | roleFamily},
+	{names: "-Ofast", form: alone, roles: roleCore},
 	{names: "--optimize", form: alone},
 	{names: "--optimize=", form: joined, roles: roleFamily},
-	{names: "-W", form: alone | joined, roles: roleFamily},
+	{names: "-W", form: alone | joined, roles: roleCore | roleFamily},
 	{names: "--all-warnings --extra-warnings --no-warnings -w -pedantic --pedantic -pedantic-errors --pedantic-errors", form: alone},
-	{names: "-R", form: joined, roles: roleFamily, only: Clang},
-	{names: "-Qunused-arguments -Qn -Qy", form: alone},
+	{names: "-R", form: joined, roles: roleCore | roleFamily, only: Clang},
+	{names: "-Qunused-arguments -Qn -Qy", form: alone, roles: roleCore},
 	{names: "--param", form: separate},
 	{names: "--param=", form: joined},
-	{names: "-f", form: joined, roles: roleFamily},
-	{names: "-fdiagnostics-color= -fdiagnostics-urls= -fdiagnostics-format=", form: joined},
+	{names: "-f", form: joined, roles: roleCore | roleFamily},
+	{names: "-fdiagnostics-color= -fdiagnostics-urls= -fdiagnostics-format=", form: joined, roles: roleCore},
 	{names: "-fdiagnostics-format=sarif-file -fdiagnostics-format=json-file", form: alone, does: refused, why: ReasonDumpFiles},
 	{names: "-fdiagnostics-add-output= -fdiagnostics-set-output=", form: joined, does: refused, why: ReasonDumpFiles},
-	{names: "-fcrash-diagnostics-dir=", form: joined, roles: rolePath},
+	{names: "-fcrash-diagnostics-dir=", form: joined, roles: roleCore | rolePath},
 	{names: "--serialize-diagnostics -serialize-diagnostics", form: separate, roles: rolePath, does: addAuxOutput,
 		why: "diagnostics", only: Clang},
 	{names: "-Q -time -fmem-report -fmem-report-wpa -fpre-ipa-mem-report -fpost-ipa-mem-report -ftime-report -ftime-report-details " +
@@ -131,35 +130,35 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-save-stats=", form: joined, does: refused, why: ReasonDumpFiles},
 
 	// Debug information.
-	{names: "-g", form: alone | joined, roles: roleFamily, does: setDebug},
+	{names: "-g", form: alone | joined, roles: roleCore | roleFamily, does: setDebug},
 	{names: "--debug", form: alone, does: setDebug},
 	{names: "-gz -gno- -gstrict-dwarf -gcolumn-info -grecord-gcc-switches -gas-loc-support -gas-locview-support -gpubnames " +
 		"-gdwarf32 -gdwarf64 -ginline-points -gstatement-frontiers -gvariable-location-views -gembed-source -gsimple-template-names",
-		form: alone | joined, roles: roleFamily},
+		form: alone | joined, roles: roleCore | roleFamily},
 	{names: "-gsplit-dwarf", form: alone, roles: roleHoldsOutput, does: setSplitDwarf},
 	{names: "-gsplit-dwarf=split", form: alone, roles: roleHoldsOutput, does: setSplitDwarf, only: Clang},
 	{names: "-gsplit-dwarf=single", form: alone, roles: roleHoldsOutput, does: setNoSplitDwarf, only: Clang},
 	{names: "-gno-split-dwarf", form: alone, does: setNoSplitDwarf},
 	{names: "-fdebug-macro", form: alone, does: setMacroDebug},
 	{names: "-ffile-prefix-map= -fdebug-prefix-map= -fmacro-prefix-map= -fprofile-prefix-map= -fcoverage-prefix-map=",
-		form: joined, roles: rolePathMap},
-	{names: "-fdebug-compilation-dir= -fcoverage-compilation-dir= -ffile-compilation-dir=", form: joined, roles: roleVerbatim},
-	{names: "-fdebug-compilation-dir", form: separate, roles: roleVerbatim, only: Clang},
+		form: joined, roles: roleCore | rolePathMap},
+	{names: "-fdebug-compilation-dir= -fcoverage-compilation-dir= -ffile-compilation-dir=", form: joined, roles: roleCore | roleVerbatim},
+	{names: "-fdebug-compilation-dir", form: separate, roles: roleCore | roleVerbatim, only: Clang},
 	{names: "-grecord-gcc-switches -grecord-command-line -frecord-gcc-switches -frecord-command-line -fembed-bitcode",
 		form: alone, does: refused, why: ReasonRecordedCommand, only: Clang},
 	{names: "-fembed-bitcode=", form: joined, does: refused, why: ReasonRecordedCommand, only: Clang},
-	{names: "-frandom-seed=", form: joined, roles: roleVerbatim, does: setRandomSeed},
+	{names: "-frandom-seed=", form: joined, roles: roleCore | roleVerbatim, does: setRandomSeed},
 
 	// Coverage and profiles. gcc's object holds the path of its .gcda, which
 	// follows from the working directory and the output's name.
-	{names: "--coverage -coverage", form: alone, roles: roleHoldsCwd | roleHoldsOutput, does: setCoverage},
+	{names: "--coverage -coverage", form: alone, roles: roleCore | roleHoldsCwd | roleHoldsOutput, does: setCoverage},
 	{names: "-fprofile-arcs -fprofile-generate -fprofile-instr-generate -fcs-profile-generate", form: alone,
-		roles: roleHoldsCwd | roleHoldsOutput, does: setProfileArcs},
-	{names: "-ftest-coverage", form: alone, roles: roleHoldsCwd | roleHoldsOutput, does: setTestCoverage},
-	{names: "-fno-test-coverage", form: alone, does: setNoTestCoverage},
+		roles: roleCore | roleHoldsCwd | roleHoldsOutput, does: setProfileArcs},
+	{names: "-ftest-coverage", form: alone, roles: roleCore | roleHoldsCwd | roleHoldsOutput, does: setTestCoverage},
+	{names: "-fno-test-coverage", form: alone, roles: roleCore, does: setNoTestCoverage},
 	{names: "-fprofile-generate= -fprofile-instr-generate= -fcs-profile-generate= -fprofile-dir=", form: joined,
-		roles: roleVerbatim | roleHoldsCwd | roleHoldsOutput, does: setProfileArcs},
-	{names: "-fcoverage-mapping -fprofile-abs-path", form: alone, roles: roleHoldsCwd},
+		roles: roleCore | roleVerbatim | roleHoldsCwd | roleHoldsOutput, does: setProfileArcs},
+	{names: "-fcoverage-mapping -fprofile-abs-path", form: alone, roles: roleCore | roleHoldsCwd},
 	{names: "-fprofile-prefix-path=", form: joined, roles: roleVerbatim | roleHoldsCwd},
 	{names: "-fprofile-filter-files= -fprofile-exclude-files= -finstrument-functions-exclude-file-list= " +
 		"-finstrument-functions-exclude-function-list=", form: joined, roles: roleVerbatim}, // patterns, not files
@@ -173,14 +172,14 @@ var gnuGrammar = newGrammar([]option{
 		"-fsanitize-ignorelist= -fsanitize-blacklist= -fsanitize-system-ignorelist= -fsanitize-system-blacklist= " +
 		"-fsanitize-coverage-allowlist= -fsanitize-coverage-whitelist= -fsanitize-coverage-ignorelist= " +
 		"-fsanitize-coverage-blacklist= -fsanitize-coverage-blocklist= -fxray-always-instrument= -fxray-never-instrument= " +
-		"-fxray-attr-list= -fthinlto-index= -fbasic-block-sections=list=", form: joined, roles: rolePath, does: addReadFile,
+		"-fxray-attr-list= -fthinlto-index= -fbasic-block-sections=list=", form: joined, roles: roleCore | rolePath, does: addReadFile,
 		only: Clang},
 	{names: "-fprofile-note= -fmemory-profile=", form: joined, does: refused, why: ReasonDumpFiles},
 
 	// Link-time optimisation.
-	{names: "-flto", form: alone, roles: roleHoldsCwd, does: setLTO},
-	{names: "-flto=", form: joined, roles: roleHoldsCwd, does: setLTO},
-	{names: "-fno-lto", form: alone, does: setNoLTO},
+	{names: "-flto", form: alone, roles: roleCore | roleHoldsCwd, does: setLTO},
+	{names: "-flto=", form: joined, roles: roleCore | roleHoldsCwd, does: setLTO},
+	{names: "-fno-lto", form: alone, roles: roleCore, does: setNoLTO},
 	{names: "-fthin-link-bitcode=", form: joined, does: refused, why: ReasonDumpFiles},
 	{names: "-fwpa -fltrans", form: alone | joined, does: refused, why: ReasonOutputKind},
 	{names: "-fltrans-output-list= -fresolution=", form: joined, does: refused, why: ReasonOutputKind},
@@ -218,10 +217,10 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-specs= --specs= --config= --config-system-dir= --config-user-dir=", form: joined, does: refused, why: ReasonSpecs},
 	{names: "-specs --specs --config", form: separate, does: refused, why: ReasonSpecs},
 	{names: "-wrapper", form: separate, does: refused, why: ReasonWrapper},
-	{names: "-fuse-ld= --ld-path= -fuse-cuid=", form: joined, roles: roleText},
+	{names: "-fuse-ld= --ld-path= -fuse-cuid=", form: joined, roles: roleCore | roleText},
 	{names: "-Wa,", form: joined, does: toAssembler},
 	{names: "-Xassembler", form: separate, does: toAssembler},
-	{names: "-Xclang", form: separate, does: toFrontEnd, only: Clang},
+	{names: "-Xclang", form: separate, roles: roleCore, does: toFrontEnd, only: Clang},
 
 	// For the linker: without effect on a compile, except that clang warns of
 	// them.
@@ -236,7 +235,6 @@ var gnuGrammar = newGrammar([]option{
 	// The driver itself.
 	{names: "-pipe --pipe -p -pg --profile -pass-exit-codes -no-canonical-prefixes -canonical-prefixes -integrated-as " +
 		"-no-integrated-as -fintegrated-as -fno-integrated-as -fintegrated-cc1 -fno-integrated-cc1", form: alone},
-	{names: "--no-integrated-as --integrated-as", form: alone, only: Clang},
 	{names: "-faccess-control -flarge-source-files", form: alone},
 	{names: "--start-no-unused-arguments --end-no-unused-arguments", form: alone, only: Clang},
 })

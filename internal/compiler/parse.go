@@ -26,10 +26,10 @@ func ParseAs(family Family, cmd Command) (*Invocation, error) {
 	if len(cmd.Args) == 0 {
 		return nil, refuse(ReasonBadCommand, "")
 	}
-	if name, ok := env.Refused(cmd.Env); ok {
+	if name, ok := env.Refused(cmd.Env, family.MSVC()); ok {
 		return nil, refuse(ReasonEnvironment, name)
 	}
-	args, err := expandResponseFiles(cmd)
+	args, err := expandResponseFiles(family, cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func ParseAs(family Family, cmd Command) (*Invocation, error) {
 	if !ok {
 		_, cxx, _ = FamilyOf(cmd.Compiler)
 	}
-	p := parser{inv: &Invocation{Family: family, CXX: cxx, Args: args}}
+	p := &parser{inv: &Invocation{Family: family, CXX: cxx, Args: args}}
 	p.command(args)
 	p.finish()
 	if err := p.refusal(); err != nil {
@@ -63,12 +63,20 @@ type parser struct {
 
 	dep depOptions
 
-	// Words for other programs, in order, over all options that hand some on.
-	preprocessor, assembler, frontEnd []*word
+	// Words for other programs, in order, over all options that hand some on;
+	// driver is for those of /clang:.
+	preprocessor, assembler, frontEnd, driver []*word
 
 	debug, splitDwarf, stackUsage, callGraph bool
 	coverage, testCoverage                   bool // --coverage, -ftest-coverage
 	aux                                      []Output
+
+	// Of the MSVC grammar: all inputs have one language, wherever the option
+	// for it stands.
+	inputs         []msvcInput
+	noTimestamp    bool // of the last /Brepro
+	asmListing     bool
+	asmListingFile string // "" for the default
 }
 
 // refuse notes a reason not to cache. Parsing goes on, since a later argument
@@ -103,12 +111,16 @@ func (p *parser) command(args []string) {
 	for i := 0; i < len(words); {
 		text := words[i].text
 		switch {
-		case inputsOnly || !strings.HasPrefix(text, "-") || text == "-":
+		case inputsOnly || !p.isOption(text):
 			words[i].value = 0
-			p.input(text)
+			if p.inv.Family.MSVC() {
+				p.inputs = append(p.inputs, msvcInput{name: text})
+			} else {
+				p.input(text)
+			}
 			p.keep(words[i : i+1])
 			i++
-		case text == "--" && p.inv.Family == Clang:
+		case text == "--" && p.inv.Family.IsClang():
 			inputsOnly = true
 			words[i].opt, words[i].value = endOfOptions, len(text)
 			p.keep(words[i : i+1])
@@ -118,6 +130,15 @@ func (p *parser) command(args []string) {
 		}
 	}
 	p.handedOn()
+	p.msvcInputs()
+}
+
+// isOption reports whether a word is an option and not an input.
+func (p *parser) isOption(text string) bool {
+	if p.inv.Family.MSVC() && strings.HasPrefix(text, "/") {
+		return p.isSlashOption(text)
+	}
+	return strings.HasPrefix(text, "-") && text != "-"
 }
 
 // endOfOptions stands for clang's "--" in parsed command lines.
@@ -130,7 +151,7 @@ func (p *parser) keep(words []word) {
 // option reads the option that words begins with and returns how many words
 // it takes.
 func (p *parser) option(words []word) int {
-	o, ok := gnuGrammar.lookup(words[0].text, p.inv.Family)
+	o, ok := p.lookup(words[0].text)
 	if !ok {
 		p.refuse(ReasonUnknownOption, words[0].text)
 		return 1
@@ -147,11 +168,21 @@ func (p *parser) option(words []word) int {
 		p.assembler = append(p.assembler, p.handOn(words[:n], o, value)...)
 	case toFrontEnd:
 		p.frontEnd = append(p.frontEnd, p.handOn(words[:n], o, value)...)
+	case toDriver:
+		p.driver = append(p.driver, p.handOn(words[:n], o, value)...)
 	default:
 		p.keep(words[:n])
 		p.apply(o, value)
 	}
 	return n
+}
+
+// lookup finds the option of the driver's own that a word begins with.
+func (p *parser) lookup(text string) (namedOption, bool) {
+	if p.inv.Family.MSVC() {
+		return msvcLookup(text, p.inv.Family)
+	}
+	return gnuGrammar.lookup(text, p.inv.Family)
 }
 
 // assign gives the first of words, which o matched, to the option, and the
@@ -180,13 +211,15 @@ func pointers(words []word) []*word {
 	return ptrs
 }
 
-// handOn keeps an option like -Wp,a,b or -Xassembler a and returns its inner
-// words.
+// handOn keeps an option like -Wp,a,b or -Xassembler a or /clang:a and returns
+// its inner words.
 func (p *parser) handOn(words []word, o namedOption, value string) []*word {
-	arg := parsedArg{words: words, comma: strings.HasSuffix(o.name, ",")}
+	arg := parsedArg{words: words, joined: o.form&separate == 0}
 	texts := []string{value}
-	if arg.comma {
+	if strings.HasSuffix(o.name, ",") {
 		texts = strings.Split(value, ",")
+	}
+	if arg.joined {
 		arg.words = []word{{text: o.name, opt: o.option, value: len(o.name)}}
 	}
 	arg.inner = make([]word, len(texts))
@@ -256,7 +289,8 @@ func (p *parser) apply(o namedOption, value string) {
 	case setNoLTO:
 		inv.LTO = false
 	case setDebug:
-		p.debug = !strings.HasSuffix(value, "0")
+		// clang-cl does not heed -g0.
+		p.debug = !strings.HasSuffix(value, "0") || inv.Family == ClangCL
 		// A level of 3; -gdwarf-3 is a version, but -dD does it no harm.
 		inv.DebugMacros = inv.DebugMacros || strings.HasSuffix(value, "3")
 	case setMacroDebug:
@@ -278,6 +312,8 @@ func (p *parser) apply(o namedOption, value string) {
 		p.stackUsage = true
 	case setCallGraph:
 		p.callGraph = true
+	default:
+		p.applyMSVC(o.does, value)
 	}
 }
 
@@ -292,9 +328,9 @@ func (p *parser) includeDir(o namedOption, dir string) {
 	list, asm := &inc.Angle, true
 	switch o.does {
 	case addQuoteDir:
-		list, asm = &inc.Quote, p.inv.Family == Clang
+		list, asm = &inc.Quote, p.inv.Family.IsClang()
 	case addSystemDir:
-		list, asm = &inc.System, p.inv.Family == Clang
+		list, asm = &inc.System, p.inv.Family.IsClang()
 	case addAfterDir:
 		list, asm = &inc.After, false
 	}
@@ -326,12 +362,13 @@ func (p *parser) handedOn() {
 		if o, ok := frontEndGrammar.lookup(text, p.inv.Family); ok {
 			return o, true
 		}
-		o, ok := gnuGrammar.lookup(text, p.inv.Family)
+		o, ok := gnuGrammar.lookup(text, p.inv.Family.gnu())
 		return o, ok && !o.is(roleDep) && (o.is(rolePreprocessor) || o.is(roleFamily) || o.does == refused)
 	})
 	p.read(p.assembler, ReasonAssemblerOption, func(text string) (namedOption, bool) {
 		return assemblerGrammar.lookup(text, p.inv.Family)
 	})
+	p.handedToDriver()
 }
 
 func (p *parser) read(words []*word, unknown Reason, lookup func(string) (namedOption, bool)) {
@@ -347,7 +384,7 @@ func (p *parser) read(words []*word, unknown Reason, lookup func(string) (namedO
 			p.refuse(ReasonBadCommand, words[0].text)
 			return
 		}
-		if o.is(roleDep) && p.inv.Family == Clang {
+		if o.is(roleDep) && p.inv.Family.IsClang() {
 			p.refuse(ReasonDependencyOption, words[0].text)
 		}
 		p.apply(o, value)

@@ -78,6 +78,7 @@ func (p *parser) finish() {
 		p.refuse(ReasonMultipleSources, inv.Sources[1])
 	case p.archs > 1:
 		p.refuse(ReasonMultipleArchs, "-arch")
+	case inv.Family.MSVC(): // no name is out of the question, and the last one counts
 	case p.outputs > 0 && (p.output == "" || strings.HasSuffix(p.output, "/")):
 		p.refuse(ReasonBadCommand, "-o "+p.output)
 	case p.outputs > 1:
@@ -98,7 +99,11 @@ func (p *parser) finish() {
 	}
 	inv.Debug = p.debug
 	inv.HoldsCwd = inv.HoldsCwd || p.debug
-	p.declareOutputs()
+	if inv.Family.MSVC() {
+		p.declareMSVCOutputs()
+	} else {
+		p.declareOutputs()
+	}
 	p.dependencies()
 }
 
@@ -181,6 +186,9 @@ func ownName(path string) bool {
 // companion is the name of a file beside the output, with its role as suffix.
 func (p *parser) companion(role string) string {
 	base := stem(p.inv.Object)
+	if p.inv.Family.MSVC() && role == "d" {
+		base = stem(baseName(p.inv.Source)) // whatever /Fo says
+	}
 	if p.inv.Family == Clang && role == "dwo" && !p.compile {
 		base = stem(baseName(p.inv.Source)) // -o is heeded with -c only
 	}
@@ -209,7 +217,7 @@ func (p *parser) dependencies() {
 			p.refuse(ReasonDependencyOption, "without -MD")
 		}
 		return
-	case d.all && d.user && inv.Family == Clang:
+	case d.all && d.user && inv.Family.IsClang():
 		p.refuse(ReasonDependencyOption, "-MD and -MMD") // clang warns of one
 		return
 	}
@@ -245,7 +253,7 @@ func (p *parser) dependencies() {
 // them; driver is whether -MD or -MMD was among the driver's own options.
 func (p *parser) targets(driver bool) []DepTarget {
 	given := p.dep.targets
-	if p.outputs > 0 && driver && len(given) == 0 {
+	if p.outputs > 0 && driver && len(given) == 0 && !p.inv.Family.MSVC() {
 		// gcc does this for its driver's -MD alone, not for -Wp,-MD, and then
 		// even if -Wp,-MT names a target.
 		given = []DepTarget{{Name: p.output, Quoted: true}}

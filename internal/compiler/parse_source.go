@@ -116,11 +116,14 @@ func (p *parser) languageOf(name string) string {
 		return ""
 	}
 	suffix := name[len(stem(name)):]
+	if p.inv.Family == CL {
+		return clSources[strings.ToLower(suffix)]
+	}
 	if strings.HasPrefix(name, "@") || suffix == "" {
 		return ""
 	}
 	for _, s := range sourceNames {
-		if s.only != 0 && s.only != p.inv.Family {
+		if s.only != 0 && s.only != p.inv.Family.gnu() {
 			continue
 		}
 		for candidate := range strings.FieldsSeq(s.suffixes) {

@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf16"
 )
 
 var updateCalls = flag.Bool("update-calls", false, "write testdata/calls.txt anew from what Parse says")
@@ -72,10 +74,26 @@ var sources = map[string]string{
 	"nested.rsp": "-c @sub/r2.rsp",
 	"sub/r2.rsp": "@r.rsp",
 	"ignore.txt": "fun:g\n",
+	"w.rsp":      "/O2 \"/DX=\\\"a b\\\"\" @w2.rsp \"a.c\"\n",
+	"u16.rsp":    utf16File("/O2 \"/DÜ=1\" @w2.rsp a.c\r\n"),
+	"w2.rsp":     "\xef\xbb\xbf/GR- /DY",
+	"open.rsp":   "/c \"a.c",
 }
 
-func parseCall(args []string, cwd string) (*Invocation, error) {
-	return Parse(Command{
+// utf16File is text as Visual Studio writes it: UTF-16, little end first, with
+// a byte order mark.
+func utf16File(text string) string {
+	var b []byte
+	for _, u := range utf16.Encode([]rune("\ufeff" + text)) {
+		b = binary.LittleEndian.AppendUint16(b, u)
+	}
+	return string(b)
+}
+
+func parseCall(args []string, cwd string) (*Invocation, error) { return Parse(commandOf(args, cwd)) }
+
+func commandOf(args []string, cwd string) Command {
+	return Command{
 		Compiler: "/usr/bin/" + args[0],
 		Args:     args,
 		Cwd:      cwd,
@@ -90,7 +108,7 @@ func parseCall(args []string, cwd string) (*Invocation, error) {
 			}
 			return []byte(text), nil
 		},
-	})
+	}
 }
 
 // describe writes what Parse says as calls.txt does.
@@ -128,7 +146,9 @@ func describe(inv *Invocation, err error) string {
 		set  bool
 	}{
 		{"cwd", inv.HoldsCwd}, {"output-name", inv.HoldsOutputName}, {"debug", inv.Debug}, {"macros", inv.DebugMacros},
-		{"coverage", inv.Coverage}, {"lto", inv.LTO}, {"native", inv.Native},
+		{"coverage", inv.Coverage}, {"lto", inv.LTO}, {"native", inv.Native}, {"command", inv.RecordsCommand},
+		{"no time", inv.Family.MSVC() && !inv.Timestamped}, {"shows includes", inv.showIncludes == showAll},
+		{"shows the user's includes", inv.showIncludes == showUser},
 	} {
 		if f.set {
 			parts = append(parts, f.name)
@@ -186,6 +206,40 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestEveryRowHasACase: what no case uses, no compiler has confirmed.
+func TestEveryRowHasACase(t *testing.T) {
+	calls, _ := readCalls(t)
+	used := map[*option]bool{}
+	mark := func(words []word) {
+		for _, w := range words {
+			used[w.opt] = true
+		}
+	}
+	for _, c := range calls {
+		cmd := commandOf(c.args, "/w/p")
+		family, _, _ := FamilyOf(c.args[0])
+		args, err := expandResponseFiles(family, cmd)
+		if err != nil {
+			continue
+		}
+		p := &parser{inv: &Invocation{Family: family}}
+		p.command(args)
+		for _, a := range p.inv.parsed {
+			mark(a.words)
+			mark(a.inner)
+		}
+	}
+	for _, g := range []*grammar{gnuGrammar, frontEndGrammar, assemblerGrammar, msvcGrammar} {
+		reported := map[*option]bool{}
+		for _, o := range g.options {
+			if !used[o.option] && !reported[o.option] {
+				reported[o.option] = true
+				t.Errorf("no case in calls.txt for the row of %s", o.names)
+			}
+		}
+	}
+}
+
 // needCompilers skips without the compilers that the tables describe, or
 // fails where they have to be there.
 func needCompilers(t *testing.T, names ...string) {
@@ -238,33 +292,47 @@ func newFiles(t *testing.T, dir string) []string {
 // TestCallsAgainstCompilers runs every cacheable call of calls.txt: what the
 // real compilers leave behind is what Parse says. Then it runs the command for
 // a miss, which must leave the same object.
+//
+// cl does not run here: what is said of it rests on its documentation alone.
 func TestCallsAgainstCompilers(t *testing.T) {
-	needCompilers(t, "gcc", "g++", "clang", "clang++")
+	needCompilers(t, "gcc", "g++", "clang", "clang++", "clang-cl-14", "x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-g++")
 	t.Setenv("LC_ALL", "C")
 	calls, _ := readCalls(t)
 	for _, c := range calls {
 		inv, err := parseCall(c.args, "/w/p")
-		if err != nil {
+		if err != nil || inv.Family == CL {
 			continue
 		}
 		t.Run(fmt.Sprint(c.line), func(t *testing.T) {
 			t.Parallel()
 			dir := writeSources(t)
-			stderr := runIn(t, dir, c.args[0], c.args[1:])
+			printed := runIn(t, dir, c.args[0], c.args[1:])
 			checkFiles(t, dir, inv, "", c.text)
-			if d := inv.Deps; d.Requested {
-				text, err := os.ReadFile(filepath.Join(dir, d.File))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if want := makeTargets(d.Targets) + ":"; !strings.HasPrefix(string(text), want) {
-					t.Errorf("%s\ndependency file begins %.80q, want %q", c.text, text, want)
-				}
+			if inv.Deps.Requested {
+				checkDepFile(t, dir, inv, c.text)
 			}
 			if inv.Mode != Listing {
-				checkMiss(t, dir, inv, c, stderr)
+				checkMiss(t, dir, inv, c, printed)
 			}
 		})
+	}
+}
+
+// checkDepFile compares the user's dependency file with what we would have
+// written.
+func checkDepFile(t *testing.T, dir string, inv *Invocation, text string) {
+	t.Helper()
+	d := inv.Deps
+	got, err := os.ReadFile(filepath.Join(dir, d.File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, deps, err := ParseDepFile(got)
+	if err != nil {
+		t.Fatalf("%s\n%v: %q", text, err, got)
+	}
+	if want := RenderDepFile(inv.Family, d.Targets, deps, inv.Source, d.Phony); !bytes.Equal(got, want) {
+		t.Errorf("%s\ndependency file is %q, rendered %q", text, got, want)
 	}
 }
 
@@ -296,7 +364,7 @@ func checkFiles(t *testing.T, dir string, inv *Invocation, depFile, text string)
 
 // checkMiss runs the command for a miss where the user's own has left its
 // outputs, and compares.
-func checkMiss(t *testing.T, dir string, inv *Invocation, c call, stderr []byte) {
+func checkMiss(t *testing.T, dir string, inv *Invocation, c call, printed []byte) {
 	t.Helper()
 	object := filepath.Join(dir, inv.Object)
 	if strings.HasPrefix(inv.Object, "/") || inv.LTO || inv.Coverage && inv.RandomSeed == "" {
@@ -312,15 +380,32 @@ func checkMiss(t *testing.T, dir string, inv *Invocation, c call, stderr []byte)
 		}
 	}
 	o := RunOptions{DepFile: "all.dep", AsmDepFile: "as,m.dep"}
-	if got := runIn(t, dir, c.args[0], inv.RunArgs(o)); !bytes.Equal(got, stderr) {
-		t.Errorf("%s\nstderr of the miss %q, plain %q", c.text, got, stderr)
+	list := o.DepFile
+	if preprocessed(inv.Language) && inv.InputsFrom() != FromOption {
+		o.DepFile = ""
+		runIn(t, dir, c.args[0], inv.AllDepsArgs(list))
 	}
-	if again, err := os.ReadFile(object); err != nil || !bytes.Equal(again, plain) {
+	got := runIn(t, dir, c.args[0], inv.RunArgs(o))
+	if !bytes.Equal(got, printed) {
+		t.Errorf("%s\nthe miss prints %q, plain %q", c.text, got, printed)
+	}
+	again, err := os.ReadFile(object)
+	if inv.Timestamped && err == nil {
+		copy(plain[4:8], "time")
+		copy(again[4:8], "time")
+	}
+	if err != nil || !bytes.Equal(again, plain) {
 		t.Errorf("%s\nobject of the miss is another (%v)", c.text, err)
 	}
 	if preprocessed(inv.Language) {
-		if _, err := os.ReadFile(filepath.Join(dir, o.DepFile)); err != nil {
+		text, err := os.ReadFile(filepath.Join(dir, list))
+		if err != nil {
 			t.Errorf("%s\n%v", c.text, err)
+		}
+		if inv.InputsFrom() == FromOutput {
+			if _, deps, _ := ParseDepFile(text); !slices.Equal(ParseShowIncludes(inv.Source, got), deps) {
+				t.Errorf("%s\nprinted %q, listed %q", c.text, got, deps)
+			}
 		}
 		runIn(t, dir, c.args[0], inv.PreprocessArgs("pp.dep"))
 	}
@@ -330,12 +415,13 @@ func checkMiss(t *testing.T, dir string, inv *Invocation, c call, stderr []byte)
 	}
 }
 
-func runIn(t *testing.T, dir, name string, args []string) (stderr []byte) {
+// runIn returns what a program printed on both streams.
+func runIn(t *testing.T, dir, name string, args []string) (printed []byte) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
 	var buf bytes.Buffer
-	cmd.Stderr = &buf
+	cmd.Stdout, cmd.Stderr = &buf, &buf
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, buf.Bytes())
 	}

@@ -28,6 +28,7 @@ const (
 	ReasonPrecompiled      Reason = "precompiled-header"
 	ReasonPreprocessing    Reason = "preprocessing"
 	ReasonProfileUse       Reason = "profile-use"
+	ReasonProgramDatabase  Reason = "program-database"
 	ReasonQuery            Reason = "query"
 	ReasonRecordedCommand  Reason = "recorded-command"
 	ReasonResponseFile     Reason = "response-file"
@@ -65,6 +66,7 @@ var reasons = []ReasonInfo{
 	{ReasonPrecompiled, "a precompiled header is made or named"},
 	{ReasonPreprocessing, "preprocessing or dependency output only"},
 	{ReasonProfileUse, "a recorded profile whose file name the compiler works out itself"},
+	{ReasonProgramDatabase, "debug information goes to a .pdb that several compiles write"},
 	{ReasonQuery, "a question to the compiler, or a run that only shows or checks"},
 	{ReasonRecordedCommand, "the object records the whole command line"},
 	{ReasonResponseFile, "a response file that cannot be read or is too large or too deep"},

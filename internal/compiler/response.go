@@ -16,10 +16,10 @@ const (
 )
 
 // expandResponseFiles replaces @file arguments by the words of the files, as
-// both drivers do, before anything else is looked at: an @file may also be the
+// all drivers do, before anything else is looked at: an @file may also be the
 // value of the option before it. argv[0] is left out.
-func expandResponseFiles(cmd Command) ([]string, error) {
-	e := responseExpander{cmd: cmd}
+func expandResponseFiles(family Family, cmd Command) ([]string, error) {
+	e := responseExpander{cmd: cmd, family: family}
 	if err := e.add(cmd.Args[1:], 0); err != nil {
 		return nil, err
 	}
@@ -27,9 +27,21 @@ func expandResponseFiles(cmd Command) ([]string, error) {
 }
 
 type responseExpander struct {
-	cmd   Command
-	args  []string
-	bytes int
+	cmd    Command
+	family Family
+	args   []string
+	bytes  int
+}
+
+// split splits a file's text into words by the family's rules.
+func (e *responseExpander) split(text string) (words []string, ok bool) {
+	if !e.family.MSVC() {
+		return splitResponse(text)
+	}
+	if text, ok = decodeResponse(text); !ok {
+		return nil, false
+	}
+	return splitWindows(text)
 }
 
 func (e *responseExpander) add(args []string, depth int) error {
@@ -39,7 +51,8 @@ func (e *responseExpander) add(args []string, depth int) error {
 			e.args = append(e.args, arg)
 			continue
 		}
-		if depth == maxResponseDepth || len(e.args) > maxResponseArgs || e.cmd.ReadFile == nil {
+		// cl knows no files within files.
+		if depth == maxResponseDepth || depth > 0 && e.family == CL || len(e.args) > maxResponseArgs || e.cmd.ReadFile == nil {
 			return refuse(ReasonResponseFile, arg)
 		}
 		path := name
@@ -59,7 +72,7 @@ func (e *responseExpander) add(args []string, depth int) error {
 		if e.bytes += len(text); e.bytes > maxResponseBytes {
 			return refuse(ReasonResponseFile, arg)
 		}
-		words, ok := splitResponse(string(text))
+		words, ok := e.split(string(text))
 		if !ok {
 			return refuse(ReasonResponseFile, arg)
 		}

@@ -10,13 +10,15 @@ import "slices"
 // most options mean something by their order, some compilers quote their
 // spelling in warnings, and debug information records both.
 //
+// Where an output records the command, all of that stays too, and m must be nil.
+//
 // The first element is the language, because a source's may follow from the
 // compiler's name. Paths are neutral under m; nil maps nothing.
 func (inv *Invocation) KeyArgs(m *PathMap) []string {
 	args := append(make([]string, 0, len(inv.parsed)+8), inv.Language)
 	return inv.renderAll(args, func(w word) (string, bool) {
 		switch {
-		case w.opt.is(roleOutput) && !inv.HoldsOutputName, w.opt.is(roleDep) && !inv.depsUnused:
+		case w.opt.is(roleOutput) && !inv.HoldsOutputName, w.opt.is(roleDep) && !inv.depsUnused && !inv.RecordsCommand:
 			return "", false
 		}
 		return w.text[:w.value] + neutralValue(m, w.opt, w.text[w.value:]), true
@@ -47,7 +49,8 @@ func neutralValue(m *PathMap, o *option, value string) string {
 type RunOptions struct {
 	// DepFile is where the full list of dependencies goes, system headers
 	// included. The user's own dependency options are left out then. "" leaves
-	// them as they are.
+	// them as they are; so it must be where Invocation.InputsFrom is not
+	// FromOption.
 	DepFile string
 	// AsmDepFile is where the assembler lists what it read; ignored where
 	// CanListAssembly is false.
@@ -80,7 +83,7 @@ func (inv *Invocation) RunArgs(o RunOptions) []string {
 	args = append(args, o.Extra...)
 	ownDeps := o.DepFile != "" && !inv.depsUnused
 	if ownDeps {
-		args = append(args, "-MD", "-MF", o.DepFile, "-MT", depTarget)
+		args = inv.askDeps(args, "-MD", o.DepFile)
 	}
 	if o.AsmDepFile != "" && inv.CanListAssembly() {
 		// Not -Wa,: that would end the name at a comma.
@@ -120,13 +123,13 @@ func (inv *Invocation) Each() []*Invocation {
 // full; "" asks for none. It makes no sense for a language that is not
 // preprocessed.
 func (inv *Invocation) PreprocessArgs(depFile string) []string {
-	args := []string{"-E", "-CC"}
+	args := inv.toDriver(nil, "-E", "-CC")
 	if inv.DebugMacros {
-		args = append(args, "-dD")
+		args = inv.toDriver(args, "-dD")
 	}
 	args = inv.quietAboutUnused(args)
 	if depFile != "" {
-		args = append(args, "-MD", "-MF", depFile, "-MT", depTarget)
+		args = inv.askDeps(args, "-MD", depFile)
 	}
 	return inv.preprocessOnly(args)
 }
@@ -146,14 +149,51 @@ func (inv *Invocation) PinnedArgs(value string, macros ...string) []string {
 
 // UserDepsArgs is the command that lists in depFile the dependencies that
 // -MMD would, and writes preprocessed text that nobody needs to stdout.
-func (inv *Invocation) UserDepsArgs(depFile string) []string {
-	return inv.preprocessOnly(append(inv.quietAboutUnused([]string{"-E"}), "-MMD", "-MF", depFile, "-MT", depTarget))
+func (inv *Invocation) UserDepsArgs(depFile string) []string { return inv.depsArgs("-MMD", depFile) }
+
+// AllDepsArgs is the command that lists in depFile all dependencies, as RunArgs
+// would, and writes preprocessed text that nobody needs to stdout.
+func (inv *Invocation) AllDepsArgs(depFile string) []string { return inv.depsArgs("-MD", depFile) }
+
+func (inv *Invocation) depsArgs(kind, depFile string) []string {
+	args := inv.quietAboutUnused(inv.toDriver(nil, "-E"))
+	return inv.preprocessOnly(inv.askDeps(args, kind, depFile))
+}
+
+// askDeps appends the options that ask for a dependency file.
+func (inv *Invocation) askDeps(args []string, kind, file string) []string {
+	return inv.toDriver(args, kind, "-MF", file, "-MT", depTarget)
+}
+
+// toDriver appends options of the GNU grammar as the family takes them.
+func (inv *Invocation) toDriver(args []string, words ...string) []string {
+	if inv.Family != ClangCL {
+		return append(args, words...)
+	}
+	for _, w := range words {
+		args = append(args, driverPrefix+w)
+	}
+	return args
+}
+
+// ReproducibleArgs are the options for RunOptions.Extra that put to in the
+// place of from, for each pair, wherever an output holds a path, and keep the
+// time of the compile out of the object.
+func (inv *Invocation) ReproducibleArgs(pairs [][2]string) []string {
+	var args []string
+	for _, p := range pairs {
+		args = inv.toDriver(args, "-ffile-prefix-map="+p[0]+"="+p[1])
+	}
+	if inv.Family == ClangCL {
+		args = append(args, "/Brepro")
+	}
+	return args
 }
 
 // quietAboutUnused keeps clang from warning of options for later stages, which
 // with -Werror would be an error.
 func (inv *Invocation) quietAboutUnused(args []string) []string {
-	if inv.Family == Clang {
+	if inv.Family.IsClang() {
 		return append(args, "-Qunused-arguments")
 	}
 	return args
@@ -167,7 +207,8 @@ func (inv *Invocation) preprocessOnly(args []string, drop ...effect) []string {
 			return w.text, true
 		}
 		switch w.opt.does {
-		case setCompile, setAssemble, setOutput, toAssembler, addAuxOutput, addListing, addAsmDir:
+		case setCompile, setAssemble, setOutput, toAssembler, addAuxOutput, addListing, addAsmDir,
+			setShowAll, setShowUser, setAsmListing:
 			return "", false
 		}
 		if slices.Contains(drop, w.opt.does) {

@@ -112,7 +112,9 @@ func TestFamilyOf(t *testing.T) {
 		"gcc-12": {GCC, false}, "gcc-12.2.0": {GCC, false}, "c99-gcc": {GCC, false}, "/usr/bin/g++-12": {GCC, true},
 		"aarch64-linux-gnu-gcc": {GCC, false}, "aarch64-linux-gnu-g++-12": {GCC, true}, "x86_64-w64-mingw32-gcc-posix": {GCC, false},
 		"x86_64-w64-mingw32-g++-win32": {GCC, true}, "gcc.exe": {GCC, false},
-		"": {}, "hpcc": {}, "gcc-ar": {}, "gcc-ar-12": {}, "clang-format-14": {}, "clang-tidy": {}, "clang-cl": {}, "tcc": {}, "c12": {}, "cpp": {},
+		"": {}, "hpcc": {}, "gcc-ar": {}, "gcc-ar-12": {}, "clang-format-14": {}, "clang-tidy": {}, "tcc": {}, "c12": {}, "cpp": {},
+		"clang-cl": {ClangCL, false}, "clang-cl-14": {ClangCL, false}, "x86_64-pc-windows-msvc-clang-cl.exe": {ClangCL, false},
+		"cl": {CL, false}, "cl.exe": {CL, false}, "/opt/bin/cl": {CL, false}, "my-cl": {}, "lcl": {},
 		"nvcc": {}, "gccgo": {}, "gcc-": {GCC, false},
 	} {
 		family, cxx, ok := FamilyOf(name)

@@ -6,7 +6,7 @@ package env
 import "strings"
 
 // Role is a bit set: what a variable means for a compile.
-type Role uint8
+type Role uint16
 
 const (
 	// Key: the value can change an object, so it belongs to the key.
@@ -27,6 +27,8 @@ const (
 	// Refuse: with the variable set, the compiler writes or runs something
 	// that is not followed; the compile is not cached.
 	Refuse
+	// MSVC: cl and clang-cl alone look it up.
+	MSVC
 	// Ignore: looked up by a compiler, but without influence on what a
 	// successful compile leaves behind. Not sent to the daemon.
 	Ignore
@@ -39,6 +41,10 @@ func Roles(name string) Role {
 	switch name {
 	case "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH":
 		return Search
+	// clang-cl takes these as the system's directories, or looks for Visual
+	// Studio's below the others.
+	case "INCLUDE", "EXTERNAL_INCLUDE", "VCToolsInstallDir", "VCINSTALLDIR":
+		return Search | Identity | MSVC
 	case "SOURCE_DATE_EPOCH":
 		return Key | Time
 	// SDKROOT and the deployment targets count on macOS only, where they choose
@@ -83,6 +89,9 @@ func Roles(name string) Role {
 		return Refuse
 	case "GCC_COMPARE_DEBUG":
 		return Refuse
+	// More options, in front of the command line's and behind.
+	case "CL", "_CL_":
+		return Refuse | MSVC
 	// Logs and reports of each run.
 	case "CC_PRINT_OPTIONS", "CC_PRINT_OPTIONS_FILE", "CC_PRINT_HEADERS", "CC_PRINT_HEADERS_FILE", "CC_LOG_DIAGNOSTICS",
 		"CC_LOG_DIAGNOSTICS_FILE":
@@ -121,12 +130,14 @@ func Select(environ []string) []string {
 	return selected
 }
 
-// Refused names a variable of environ that is in the way of caching. clang
-// reads some of them as switches by their presence, so an empty one counts.
-func Refused(environ []string) (name string, found bool) {
+// Refused names a variable of environ that is in the way of caching; msvc is
+// whether the compiler is cl or clang-cl. clang reads some of them as switches
+// by their presence, so an empty one counts.
+func Refused(environ []string, msvc bool) (name string, found bool) {
 	for _, e := range environ {
-		name, _, ok := strings.Cut(e, "=")
-		if ok && Roles(name)&Refuse != 0 {
+		name, value, ok := strings.Cut(e, "=")
+		roles := Roles(name)
+		if ok && roles&Refuse != 0 && (roles&MSVC == 0 || msvc && value != "") {
 			return name, true
 		}
 	}
