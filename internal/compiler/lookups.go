@@ -42,10 +42,10 @@ type Lookups struct {
 	Chain []string
 	Same  [][2]string
 	// Asked are those of Absent at which a file could have been when the
-	// compiler looked and yet be on no list: gcc does not list what
-	// __has_include found, nor the header whose precompiled form it took.
-	// Where their directory changed since, the caller must make sure that they
-	// were absent before the compile.
+	// compiler looked and yet be on no list: gcc and /showIncludes do not list
+	// what __has_include found, nor gcc the header whose precompiled form it
+	// took. Where their directory changed since, the caller must make sure that
+	// they were absent before the compile.
 	Asked []string
 	// NeedPreprocess is "" or why the lists cannot be complete, one of the
 	// Need constants.
@@ -74,8 +74,8 @@ const (
 // dependency list, every lookup that it could have made and that did not lead
 // to one of them. It names too much rather than too little: directives in
 // skipped code count, and for each the whole chain up to where the search must
-// have ended. It holds for gcc and for clang without modules, header maps and
-// MSVC's search rule.
+// have ended. It holds for gcc, clang and clang-cl without modules and header
+// maps.
 //
 // fs shows the files after the compile and is not changed by others meanwhile.
 func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lookups {
@@ -92,6 +92,11 @@ func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lo
 		memo:    make(map[searchKey]*search),
 		done:    make(map[includerKey]struct{}),
 	}
+	// clang lists what __has_include finds, but does not print it.
+	f.unlisted = inv.Family == GCC || inv.InputsFrom() == FromOutput
+	if inv.Family.MSVC() {
+		f.stacks = make(stacks)
+	}
 	for i := range files {
 		p := trimDotSlash(files[i].Path)
 		if _, ok := f.listed[p]; !ok {
@@ -106,6 +111,7 @@ func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lo
 	f.missingDirs()
 	f.commandLine(inv)
 	f.directives()
+	f.upTheStack(slices.Concat(inv.Includes.Macros, inv.Includes.Forced))
 	f.computed()
 	f.precompiled(inv)
 	return f.result()
@@ -136,6 +142,8 @@ type finder struct {
 	aliases   map[string]int // other name -> index of files
 	pending   []includer     // includers whose directives are to be searched
 	done      map[includerKey]struct{}
+	stacks    stacks // nil without MSVC's search rule
+	unlisted  bool   // what __has_include finds is on no list
 	memo      map[searchKey]*search
 	absent    map[string]struct{}
 	present   map[string]struct{}
@@ -173,7 +181,7 @@ func (f *finder) commandLine(inv *Invocation) {
 		for _, name := range list {
 			// From the working directory, then along the quote chain.
 			f.resolve("", Directive{Kind: Include, Name: name})
-			if f.family == Clang {
+			if f.family.IsClang() {
 				f.probePCH(name + ".pch")
 				f.probePCH(name + ".gch")
 			}
@@ -199,6 +207,11 @@ func (f *finder) directives() {
 		}
 		f.push(i, dirOf(p))
 	}
+	f.drain()
+}
+
+// drain notes the lookups of the pending includers' directives.
+func (f *finder) drain() {
 	for len(f.pending) > 0 {
 		in := f.pending[len(f.pending)-1]
 		f.pending = f.pending[:len(f.pending)-1]
@@ -384,7 +397,8 @@ func (f *finder) result() Lookups {
 		l.NeedPreprocess = NeedPragmaDependency
 	case computedHasIncludes(f.files):
 		l.NeedPreprocess = NeedComputedHasInclude
-	case unexplained && computed:
+	case unexplained && computed, computed && f.stacks != nil:
+		// What a computed name was looked for in up the stack, nothing tells.
 		l.NeedPreprocess = NeedComputedInclude
 	case unexplained:
 		l.NeedPreprocess = NeedUnexplained

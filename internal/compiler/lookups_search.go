@@ -246,7 +246,7 @@ func (f *finder) resolve(dir string, d Directive) {
 	if strings.HasPrefix(d.Name, "/") {
 		c := f.look(d.Name)
 		f.note(c)
-		if f.family == GCC && (d.Kind == HasInclude || d.Kind == HasIncludeNext) {
+		if f.unlisted && (d.Kind == HasInclude || d.Kind == HasIncludeNext) {
 			f.ask(c, &search{})
 		}
 		return
@@ -257,8 +257,7 @@ func (f *finder) resolve(dir string, d Directive) {
 		f.note(own)
 	}
 	next := d.Kind == IncludeNext || d.Kind == HasIncludeNext
-	if f.family == GCC && (d.Kind == HasInclude || d.Kind == HasIncludeNext) {
-		// clang lists what __has_include finds.
+	if f.unlisted && (d.Kind == HasInclude || d.Kind == HasIncludeNext) {
 		defer func() { f.ask(own, f.along(d.Name, d.Angle && !next)) }()
 	}
 	// Behind a file that was found beside its includer gcc goes on with the

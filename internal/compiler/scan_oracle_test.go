@@ -465,7 +465,7 @@ func eachOracleUnit(t *testing.T, run func(t *testing.T, u scanUnit)) {
 			})
 		}
 	}
-	for _, cc := range []string{"g++-12", "clang++-14"} {
+	for _, cc := range []string{"g++-12", "clang++-14", "x86_64-w64-mingw32-g++"} {
 		t.Run("heavy/"+cc, func(t *testing.T) {
 			scanTools(t, cc)
 			u := scanUnit{dir: realDir(t), cc: cc, lang: "c++", source: "m.cc", flags: []string{"-fsyntax-only", "-std=c++17", "-I", "inc"}}

@@ -3,7 +3,6 @@ package compiler
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -151,7 +150,7 @@ func (sp *SearchPath) dropDuplicates(family Family, cwd string) {
 	sp.System = keepNew(sp.System, system, nil)
 	sp.After = keepNew(sp.After, system, nil)
 	sp.Angle = keepNew(sp.Angle, make(map[inode]string), system)
-	if family == Clang {
+	if family.IsClang() {
 		system = nil
 	}
 	sp.Quote = keepNew(sp.Quote, make(map[inode]string), system)
@@ -174,8 +173,8 @@ type chainRecord struct {
 func (t *Toolchain) builtinChain(ctx context.Context, inv *Invocation, cwd string) (builtinChain, error) {
 	drv := t.driver
 	drv.options, drv.dir = inv.Probe, ""
-	if dependsOnCwd(drv.env) || slices.ContainsFunc(inv.Probe, mayNamePath) {
-		drv.dir = cwd
+	if t.Family == ClangCL || dependsOnCwd(drv.env) || slices.ContainsFunc(inv.Probe, mayNamePath) {
+		drv.dir = cwd // clang-cl's INCLUDE, too, may hold relative names
 	}
 	key := t.Identity.String() + inv.Language + "\x00" + drv.key()
 	return t.detector.chains.get(ctx, key, func(ctx context.Context) (builtinChain, watchList, bool, error) {
@@ -186,7 +185,7 @@ func (t *Toolchain) builtinChain(ctx context.Context, inv *Invocation, cwd strin
 			return r.Chain, r.Watches, true, nil
 		}
 		watch := newWatcher()
-		_, stderr, err := drv.ask(ctx, "-E", "-v", "-x", inv.Language, os.DevNull)
+		_, stderr, err := drv.ask(ctx, append([]string{"-E", "-v"}, t.Family.emptySource(inv.Language)...)...)
 		if err != nil {
 			return builtinChain{}, nil, false, err
 		}
@@ -197,6 +196,7 @@ func (t *Toolchain) builtinChain(ctx context.Context, inv *Invocation, cwd strin
 		}
 		shown.watchBy(watch, t.Family, cwd)
 		t.watchPrefixes(watch, inv.Probe, cwd)
+		t.watchVisualStudio(watch, cwd)
 		watches, settled := watch.list(), watch.settled()
 		if settled {
 			t.detector.storeRecord(name, chainRecord{recordVersion, chain, watches})
@@ -215,6 +215,21 @@ func mayNamePath(option string) bool {
 		}
 	}
 	return option != "-ansi"
+}
+
+// watchVisualStudio watches where clang-cl looks for Microsoft's compiler, whose
+// headers it would use.
+func (t *Toolchain) watchVisualStudio(w *watcher, cwd string) {
+	if t.Family != ClangCL {
+		return
+	}
+	path, _ := t.driver.getenv("PATH")
+	for _, dir := range filepath.SplitList(path) {
+		if !filepath.IsAbs(dir) {
+			dir = cwd + "/" + dir
+		}
+		w.absence(dir + "/cl.exe") // or its presence
+	}
 }
 
 // watchPrefixes watches the include directories that gcc's -B adds to the

@@ -67,7 +67,7 @@ func quotedAfter(line, prefix string) (string, bool) {
 // stale object. As soon as one of them exists, the chain is asked for again
 // and has its exact place.
 func (s *shownChain) order(family Family) []string {
-	if family == Clang && s.commandCovers() {
+	if family.IsClang() && s.commandCovers() {
 		return slices.Clone(s.command)
 	}
 	if len(s.missing) == 0 {
@@ -118,12 +118,16 @@ func (s *shownChain) watchBy(w *watcher, family Family, cwd string) {
 			w.path(at(dir))
 		}
 	}
-	if family != Clang {
+	if !family.IsClang() {
 		return
 	}
 	for _, dir := range s.dirs {
 		w.path(at(dir))
 		w.path(at(dir) + "/..")
 		w.absence(at(dir) + "/c++") // or its presence
+		if family == ClangCL {
+			// VERSION/ucrt: clang-cl takes the newest version.
+			w.path(at(dir) + "/../..")
+		}
 	}
 }

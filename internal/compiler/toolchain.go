@@ -142,7 +142,7 @@ func (d *Detector) identify(ctx context.Context, key string, drv driver) (*Toolc
 // other programs, or clang another gcc installation.
 func helperOptions(family Family, probe []string) []string {
 	prefixes := []string{"-B", "--prefix"}
-	if family == Clang {
+	if family.IsClang() {
 		prefixes = append(prefixes, "--sysroot", "-isysroot", "--gcc-toolchain", "-gcc-toolchain",
 			"--target", "-target", "-resource-dir")
 	}

@@ -12,7 +12,12 @@ import (
 // detectClang adds what clang reads and may run. real is the driver with links
 // resolved.
 func (det *detection) detectClang(ctx context.Context, t *Toolchain, about banner, real string) error {
-	_, stderr, err := det.driver.ask(ctx, "-###", "-x", "c", "-c", os.DevNull)
+	// It takes its options' grammar from its name; the other one's would fail
+	// here.
+	if named, _, _ := FamilyOf(det.driver.argv0); named.MSVC() {
+		t.Family = ClangCL
+	}
+	_, stderr, err := det.driver.ask(ctx, append([]string{"-###", "-c"}, t.Family.emptySource(langC)...)...)
 	if err != nil {
 		return unlessContext(err)
 	}
@@ -36,6 +41,12 @@ func (det *detection) detectClang(ctx context.Context, t *Toolchain, about banne
 		if err := det.part("configuration", strings.TrimSpace(path)); err != nil {
 			return err
 		}
+	}
+	if t.Family == ClangCL {
+		// CodeView has the program's path. There is no other assembler, and
+		// no GCC installation that counts.
+		det.fact("program", cc1[0])
+		return nil
 	}
 	det.watchInstallations(about)
 
@@ -93,6 +104,18 @@ func (det *detection) watchInstallations(about banner) {
 			descend(prefix+lib+"/gcc-cross", 2)
 		}
 	}
+}
+
+// emptySource are the arguments that give a compiler an empty source in a
+// language.
+func (f Family) emptySource(language string) []string {
+	switch {
+	case !f.MSVC():
+		return []string{"-x", language, os.DevNull}
+	case language == langCXX:
+		return []string{"/TP", "--", os.DevNull}
+	}
+	return []string{"/TC", "--", os.DevNull}
 }
 
 // compilerCommand picks from the answer to -v or -### the command line of the

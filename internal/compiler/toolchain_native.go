@@ -3,7 +3,6 @@ package compiler
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 )
@@ -20,7 +19,7 @@ func (t *Toolchain) NativeExpansion(ctx context.Context, inv *Invocation) (strin
 	}
 	key := t.Identity.String() + inv.Language + "\x00" + drv.key()
 	return t.detector.natives.get(ctx, key, func(ctx context.Context) (string, watchList, bool, error) {
-		_, stderr, err := drv.ask(ctx, "-###", "-E", "-x", inv.Language, os.DevNull)
+		_, stderr, err := drv.ask(ctx, append([]string{"-###", "-E"}, t.Family.emptySource(inv.Language)...)...)
 		if err != nil {
 			return "", nil, false, fmt.Errorf("meaning of native for %s: %w", t.driver.path, err)
 		}

@@ -51,7 +51,7 @@ func (d *Detector) storeToolchain(name string, t *Toolchain, watches watchList) 
 func (d *Detector) loadToolchain(name string) (*Toolchain, watchList, bool) {
 	var r toolchainRecord
 	if !d.loadRecord(name, &r) || r.Version != recordVersion || len(r.Parts) > recordItems ||
-		r.Family != GCC && r.Family != Clang || len(r.Watches) == 0 || !r.Watches.sane() {
+		r.Family < GCC || r.Family > ClangCL || len(r.Watches) == 0 || !r.Watches.sane() {
 		return nil, nil, false
 	}
 	t := &Toolchain{Family: r.Family, Version: r.Release, Target: r.Target, AsPath: r.AsPath, Sysroot: r.Sysroot, facts: r.Facts}

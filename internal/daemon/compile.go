@@ -30,8 +30,10 @@ type compiled struct {
 	// merged is set where both streams were one file: all is in stderr.
 	merged  bool
 	outputs map[string]output
-	// deps is the compiler's own full list, as it spells the paths.
-	deps []string
+	// deps is the compiler's own full list, as it spells the paths; printed is
+	// true where it comes from the compile's messages.
+	deps    []string
+	printed bool
 	// asm is the assembler's list of files, where it was asked for one.
 	asm []string
 	// user tells for each of deps whether -MMD lists it; nil unless asked.
@@ -59,12 +61,15 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	wantUser := inv.Deps.Requested && !inv.Deps.SystemHeaders
 	depFile := j.prep.place.absolute(inv.Deps.File)
 	var err error
+	inputsFrom := compiler.FromOption
 	if hasDeps && (!inv.Deps.Requested || wantUser) {
 		if depFile, err = j.temp("d"); err != nil {
 			return nil, err
 		}
-		run.DepFile = depFile
 		defer os.Remove(depFile)
+		if inputsFrom = inv.InputsFrom(); inputsFrom == compiler.FromOption {
+			run.DepFile = depFile
+		}
 	}
 	if inv.CanListAssembly() {
 		if run.AsmDepFile, err = j.temp("s.d"); err != nil {
@@ -79,6 +84,11 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	defer func() { held.release() }()
 	c := &compiled{inv: inv, start: j.e.files.moment()}
 	c.before = j.lookAround(&c.start)
+	if inputsFrom == compiler.FromPreprocessor {
+		j.outcome.preprocessedForDeps = true
+		// Whether it fails shows in that there is no list.
+		_ = j.quiet(ctx, inv.AllDepsArgs(depFile), os.DevNull)
+	}
 	began := time.Now()
 	ran, err := j.client.Run(ctx, &ipcv1.Run{
 		Stage:        ipcv1.Run_STAGE_COMPILE,
@@ -116,6 +126,9 @@ func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage,
 	// from being stored; except that a dependency file of the user's, which
 	// the compiler was kept from writing, must be written.
 	c.stdout, c.stderr, c.merged = ran.GetStdout(), ran.GetStderr(), ran.GetMerged()
+	if inputsFrom == compiler.FromOutput {
+		c.deps, c.printed = compiler.ParseShowIncludes(inv.Source, c.stdout, c.stderr), true
+	}
 	err = j.gather(c, ran, depFile, run.AsmDepFile, hasDeps)
 	switch {
 	case err != nil:
@@ -161,7 +174,9 @@ func (j *job) uncached(err error) {
 // gather takes what the compiler left into memory.
 func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, hasDeps bool) error {
 	inv, p := j.prep.inv, j.prep.place
-	if hasDeps {
+	switch {
+	case c.printed: // and read already
+	case hasDeps:
 		raw, deps, err := readDepFile(depFile)
 		if err != nil {
 			return err
@@ -175,7 +190,7 @@ func (j *job) gather(c *compiled, ran *ipcv1.Ran, depFile, asmDepFile string, ha
 		if !bytes.Equal(compiler.RenderDepFile(inv.Family, targets, deps, inv.Source, phony), raw) {
 			return refuse(reasonDepFile, "%s has a form that is not known", filepath.Base(depFile))
 		}
-	} else {
+	default:
 		c.deps = []string{inv.Source}
 		if inv.Deps.Requested {
 			if _, err := os.Lstat(p.absolute(inv.Deps.File)); err == nil {

@@ -35,7 +35,7 @@ func mannerOf(family compiler.Family, role string) manner {
 	switch {
 	case family == compiler.GCC && (role == "object" || role == "dwo"):
 		return unlinkFirst
-	case family == compiler.Clang && (role == "object" || role == "assembly"):
+	case family.IsClang() && (role == "object" || role == "assembly"), family == compiler.ClangCL && role == "listing":
 		return renamed
 	}
 	return inPlace

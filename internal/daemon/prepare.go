@@ -131,6 +131,9 @@ func requestKey(req *ipcv1.Compile, cwd string, p place) (key string, repeatable
 // complete makes keys of what was parsed. cwd is the logical working
 // directory.
 func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler.Invocation, tool *compiler.Toolchain, cwd string, paths *compiler.PathMap) (*prepared, error) {
+	if inv.RecordsCommand {
+		paths = nil // the command holds the paths of this checkout
+	}
 	p := &prepared{inv: inv, tool: tool, place: place{cwd: req.GetCwd(), paths: paths}}
 	p.command = inv.KeyArgs(paths)
 	if inv.Deps.Requested && !inv.Deps.SystemHeaders {
@@ -148,6 +151,9 @@ func (e *Engine) complete(ctx context.Context, req *ipcv1.Compile, inv *compiler
 	for _, kv := range req.GetEnv() {
 		name, value, _ := strings.Cut(kv, "=")
 		roles := env.Roles(name)
+		if roles&env.MSVC != 0 && !inv.Family.MSVC() {
+			continue
+		}
 		if roles&(env.Key|env.Search|env.Time) != 0 {
 			p.env = append(p.env, name+"="+paths.Neutral(value))
 		}
@@ -285,16 +291,17 @@ func projectRoot(dir string) string {
 // reproducibleOptions are the options that make an object independent of
 // where the checkout lies.
 func reproducibleOptions(p *prepared, cwd, dateTime string) []string {
-	var opts []string
+	var pairs [][2]string
 	for _, r := range p.place.paths.Roots {
 		// With the slash, or a sibling whose name begins with the root's
 		// would be mapped too. The root's own name only occurs as the
 		// working directory in debug information.
-		opts = append(opts, "-ffile-prefix-map="+r.Dir+"/="+r.Neutral+"/")
+		pairs = append(pairs, [2]string{r.Dir + "/", r.Neutral + "/"})
 		if cwd == r.Dir {
-			opts = append(opts, "-ffile-prefix-map="+r.Dir+"="+r.Neutral)
+			pairs = append(pairs, [2]string{r.Dir, r.Neutral})
 		}
 	}
+	opts := p.inv.ReproducibleArgs(pairs)
 	if p.inv.RandomSeed == "" && p.inv.Family == compiler.GCC {
 		sum := sha256.Sum256([]byte(strings.Join(p.inv.KeyArgs(p.place.paths), "\x00")))
 		opts = append(opts, "-frandom-seed="+hex.EncodeToString(sum[:8]))

@@ -134,6 +134,9 @@ func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compi
 	if err != nil {
 		return unreadable(err)
 	}
+	if c.printed && !compiler.PrintableIncludes(files) {
+		return refuse(reasonDepFile, "the name of an included file cannot be told from what was printed")
+	}
 	asm, err := j.asmInputs(c, files)
 	if err != nil {
 		return err

@@ -99,7 +99,8 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 	paths := j.prep.place.paths
 	var differs []string
 	for role, stored := range v.result.outputs {
-		if out, ok := c.outputs[role]; !ok || digest.Of(out.data) != v.result.digests[role] || out.executable != stored.executable {
+		out, ok := c.outputs[role]
+		if !ok || !j.prep.inv.SameOutput(role, out.data, stored.data) || out.executable != stored.executable {
 			differs = append(differs, role)
 		}
 	}
