@@ -76,7 +76,8 @@ func (d *directory) allAbsent(files *fileTable) (ok bool, appeared string) {
 	if s != (stamp{}) {
 		for _, name := range d.names {
 			err := unix.Lstat(name, &st)
-			if err == unix.ENOENT || err == unix.ENOTDIR {
+			// (A header's name with .gch behind it may be too long to exist.)
+			if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ENAMETOOLONG {
 				continue
 			}
 			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {

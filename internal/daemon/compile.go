@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -245,21 +246,10 @@ func (j *job) writeUserDeps(ctx context.Context, c *compiled, gathered error) er
 	if err != nil {
 		return err
 	}
-	mine := map[string]bool{}
-	for _, n := range names {
-		mine[n] = true
-	}
 	if gathered != nil {
 		c.deps = names
 	}
-	c.user = make([]bool, len(c.deps))
-	listed := 0
-	for i, d := range c.deps {
-		if c.user[i] = mine[d]; c.user[i] {
-			listed++
-		}
-	}
-	if listed != len(mine) {
+	if !c.markUser(inv.Family, names) {
 		return refuse(reasonDepFile, "the two dependency lists differ")
 	}
 	return j.writeDeps(renderDeps(inv, c.userDeps()))
@@ -292,6 +282,34 @@ func (j *job) tellUserDeps(ctx context.Context, c *compiled) (ok bool) {
 	}
 	c.user, ok = compiler.UserDeps(c.inv.Family, sp, c.inv, files)
 	return ok
+}
+
+// markUser notes which of the dependencies the list of -MMD holds. gcc lists a
+// file once more for each directory from which its name was looked up: once as
+// the system's, perhaps, and once as the user's; so its list is matched in
+// order. clang lists each file once, where the user first included it, which
+// may be later than where it was first included: its full list, whose order
+// nobody sees with -MMD, is brought into that order.
+func (c *compiled) markUser(family compiler.Family, names []string) bool {
+	c.user = make([]bool, len(c.deps))
+	matched := 0
+	for i, d := range c.deps {
+		if family == compiler.Clang && slices.Contains(names, d) || family == compiler.GCC && matched < len(names) && d == names[matched] {
+			c.user[i] = true
+			matched++
+		}
+	}
+	if matched != len(names) {
+		return false
+	}
+	next := 0
+	for i := range c.deps {
+		if c.user[i] {
+			c.deps[i] = names[next]
+			next++
+		}
+	}
+	return true
 }
 
 // userDeps are those of the dependencies that -MMD lists.
