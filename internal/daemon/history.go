@@ -72,9 +72,9 @@ func newAttempt(j *job) Attempt {
 	return a
 }
 
-// mark tells attempts apart that are worth remembering each.
-func (a *Attempt) mark() string {
-	return strings.Join([]string{a.Action, a.Output, a.Outcome, string(a.Reason), a.Detail}, "\x00")
+// sameAs reports whether two attempts came to the same.
+func (a *Attempt) sameAs(b *Attempt) bool {
+	return a.Action == b.Action && a.Output == b.Output && a.Outcome == b.Outcome && a.Reason == b.Reason && a.Detail == b.Detail
 }
 
 // record of one source file.
@@ -90,14 +90,22 @@ type history struct {
 	cache *cache.Disk
 	// last holds what was last written for a source, so that a thousand
 	// equal hits cost a look-up each.
-	last    *lru[string, string]
+	last    *lru[string, seen]
 	mu      sync.Mutex
 	pending map[string][]Attempt
 	busy    sync.WaitGroup
 }
 
+// seen tells attempts of one source apart that are worth remembering each.
+type seen struct {
+	action         digest.Key
+	output, detail string
+	kind           kind
+	reason         compiler.Reason
+}
+
 func newHistory(c *cache.Disk) *history {
-	return &history{cache: c, last: newLRU[string, string](50_000), pending: map[string][]Attempt{}}
+	return &history{cache: c, last: newLRU[string, seen](50_000), pending: map[string][]Attempt{}}
 }
 
 func memoName(source string) string {
@@ -112,26 +120,42 @@ func (h *history) record(j *job) {
 	if j.prep.inv.Mode == compiler.Listing {
 		return // a list is no compile of its sources
 	}
-	p, a := j.prep.place, newAttempt(j)
+	p := j.prep.place
+	path := p.absolute(j.prep.inv.Source)
+	if !h.news(path, j) {
+		return
+	}
+	a := newAttempt(j)
 	a.Source, a.Output = j.prep.inv.Source, j.prep.inv.Object
 	if p.paths != nil {
 		for _, r := range p.paths.Roots {
 			a.Roots = append(a.Roots, r.Dir)
 		}
 	}
-	source := filepath.Clean(p.absolute(j.prep.inv.Source))
-	mark := a.mark()
-	if j.outcome.kind == hitDirect {
-		if prev, ok := h.last.get(source); ok && prev == mark {
-			return
-		}
-	}
-	h.last.put(source, mark)
+	source := filepath.Clean(path)
 	h.add(source, a)
 	// Another checkout has no history of its own, but the same sources.
 	if neutral := p.paths.Neutral(source); neutral != source && j.outcome.kind == miss {
 		h.add(neutral, a)
 	}
+}
+
+// news reports whether what became of a job is not what became of the last one
+// of its source, as repeated hits and refusals are. A hit waits for it: it makes
+// nothing that has to be made.
+func (h *history) news(path string, j *job) bool {
+	o := &j.outcome
+	now := seen{action: o.action, kind: o.kind, reason: o.reason, detail: o.detail}
+	if j.prep != nil {
+		now.output = j.prep.inv.Object
+	}
+	if o.kind == hitDirect || j.prep == nil {
+		if before, ok := h.last.get(path); ok && before == now {
+			return false
+		}
+	}
+	h.last.put(path, now)
+	return true
 }
 
 // maxRefused bounds the sources of one refused command that are recorded.
@@ -149,12 +173,10 @@ func (h *history) recordRefused(j *job) {
 	for _, s := range sources[:min(len(sources), maxRefused)] {
 		a := newAttempt(j)
 		a.Source = s
-		source := filepath.Clean(place{cwd: j.req.GetCwd()}.absolute(s))
-		if prev, ok := h.last.get(source); ok && prev == a.mark() {
-			continue
+		path := place{cwd: j.req.GetCwd()}.absolute(s)
+		if h.news(path, j) {
+			h.add(filepath.Clean(path), a)
 		}
-		h.last.put(source, a.mark())
-		h.add(source, a)
 	}
 }
 
@@ -203,7 +225,7 @@ func (h *history) write() {
 // add puts attempts first, and reports whether that changes anything: a
 // compile in one shot does not know what was written before it.
 func (r *sourceRecord) add(fresh []Attempt) bool {
-	if len(fresh) == 1 && fresh[0].Outcome == hitDirect.String() && len(r.Attempts) > 0 && fresh[0].mark() == r.Attempts[0].mark() {
+	if len(fresh) == 1 && fresh[0].Outcome == hitDirect.String() && len(r.Attempts) > 0 && fresh[0].sameAs(&r.Attempts[0]) {
 		return false
 	}
 	r.Attempts = append(slices.Clone(fresh), r.Attempts...)

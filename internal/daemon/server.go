@@ -266,6 +266,8 @@ func (s *Server) admin(req *ipcv1.Admin) *ipcv1.AdminReply {
 		// After `hpcc clean`: what memory holds is not on disk any more.
 		s.engine.manifests.clear()
 		s.engine.results.clear()
+		s.engine.history.last.clear()
+		s.engine.described.Clear()
 	default:
 		err = fmt.Errorf("unknown command %q", req.GetCommand())
 	}
