@@ -92,3 +92,30 @@ func FuzzBlobName(f *testing.F) {
 		}
 	})
 }
+
+// Whatever stands in a quarantined entry's file, what is read of it is what was
+// kept, or nothing.
+func FuzzQuarantined(f *testing.F) {
+	c, err := Open(Options{Dir: f.TempDir()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	key := digest.NewKey("test").Sum()
+	if err := c.Quarantine(key, []byte("report")); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(c.path(KindQuarantined, key))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)-1])
+	f.Add(append(bytes.Clone(good), good...))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, file []byte) {
+		report, entry, err := decodeQuarantined(key, file)
+		if err == nil && (!bytes.Equal(file, good) || string(report) != "report" || entry != nil) {
+			t.Fatalf("%q is taken: %q, %v", file, report, entry)
+		}
+	})
+}

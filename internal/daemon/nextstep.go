@@ -34,6 +34,8 @@ var nextSteps = map[compiler.Reason]string{
 	compiler.ReasonUnrepeatable:     "leave out the option, but where its report is read",
 	compiler.ReasonWrapper:          "leave out the option that puts a program before the compiler's tools",
 
+	"program-database": "write debug information into the objects: /Z7",
+
 	reasonError:         "see the daemon's log (HPCC_LOG_LEVEL=debug), and run hpcc doctor",
 	reasonFailed:        "mend what the compiler reports; failing compiles are not cached",
 	reasonDisabled:      "unset HPCC_DISABLE, or set disable = false in client.toml",
@@ -43,6 +45,9 @@ var nextSteps = map[compiler.Reason]string{
 	reasonIrregular:     "include regular files only",
 	reasonOutputMissing: "see why the compiler leaves no such file",
 	reasonOutputSpecial: "nothing: what goes to a device is not worth keeping",
+	reasonOutputLarge:   "nothing: so large an output is written faster than kept",
+	reasonOutputShared:  "give each compile an output of its own",
+	reasonStdioGone:     "nothing: the compile itself lost what it had to say",
 	reasonStdio:         "keep NUL bytes and parts of the project's path out of the compiler's messages",
 	reasonStdioLarge:    "mend the warnings, or switch those off that fill megabytes",
 	reasonDepFile:       "report the dependency options, so that hpcc learns the form",
