@@ -72,7 +72,26 @@ type moment struct {
 	loose map[uint64]int64
 }
 
-func (t *fileTable) moment() moment { return moment{files: t.now(), steady: steadyNow()} }
+func (t *fileTable) moment() moment {
+	files, steady, _ := t.clocks()
+	return moment{files: files, steady: steady}
+}
+
+// clocks reads the file systems' clock between two readings of the steady one.
+// On a busy machine the process may stand still between any two of them, so it
+// tries again until they are close. Where it gives up, whoever takes the
+// earlier of the two for a begin and the later for an end does not measure too
+// little between them.
+func (t *fileTable) clocks() (files, before, after int64) {
+	for range 100 {
+		before = steadyNow()
+		files = t.now()
+		if after = steadyNow(); after-before < int64(time.Millisecond) {
+			break
+		}
+	}
+	return files, before, after
+}
 
 // changedSince reports whether a file with the stamp s may have changed since
 // the moment m. path is its name.
@@ -81,8 +100,9 @@ func (t *fileTable) moment() moment { return moment{files: t.now(), steady: stea
 // stems from a clock that has been set back since, and a change after m would
 // have replaced it by one that is not.
 func (t *fileTable) changedSince(m *moment, path string, s stamp) bool {
-	start, now := m.files, t.now()
-	if gone, real := steadyNow()-m.steady, now-start; gone-real > tick+gone/1000 {
+	now, _, steady := t.clocks()
+	start := m.files
+	if gone, real := steady-m.steady, now-start; gone-real > tick+gone/1000 {
 		return true // the clock was set back
 	}
 	if t.looseTimes(path, s.dev) {

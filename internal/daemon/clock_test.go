@@ -170,6 +170,27 @@ func TestChangedSince(t *testing.T) {
 	}
 }
 
+// TestClocksOnABusyMachine stands still between the readings of the two clocks:
+// that is not one of them being set back.
+func TestClocksOnABusyMachine(t *testing.T) {
+	files := newFileTable()
+	calls := 0
+	files.now = func() int64 {
+		at := coarseNow()
+		if calls++; calls%2 == 0 {
+			time.Sleep(time.Duration(3 * tick))
+		}
+		return at
+	}
+	m := files.moment()
+	if files.changedSince(&m, "/", stamp{ctime: m.files - int64(time.Hour), mtime: m.files - int64(time.Hour)}) {
+		t.Error("a file an hour old is taken for changed")
+	}
+	if calls != 3 {
+		t.Errorf("the clocks were read %d times", calls)
+	}
+}
+
 // TestHeaderEditedUnderTheCompiler: with coarse clocks, an edit in the tick in
 // which the compile ends. The result, which may be of either text, must not
 // be found by any later build.
