@@ -153,12 +153,7 @@ func TestKilledAll(t *testing.T) {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		k.w.kill()
 		_ = cmd.Wait()
-		for range 500 {
-			if syscall.Kill(-cmd.Process.Pid, 0) == syscall.ESRCH {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
+		awaitGroup(cmd.Process.Pid)
 		k.survey("all killed", before)
 		k.again("all killed")
 	}

@@ -137,9 +137,17 @@ func (w *world) env() []string {
 	}, w.more...)
 }
 
-// start starts a daemon and waits until it serves. wrap is a command to start
-// it with, such as strace.
-func (w *world) start(wrap ...string) {
+// start starts a daemon and waits until it serves.
+func (w *world) start() {
+	w.t.Helper()
+	if !w.tryStart(30 * time.Second) {
+		w.t.Fatalf("the daemon does not start\n%s", w.logText())
+	}
+}
+
+// tryStart starts a daemon by the command wrap, such as strace, and reports
+// whether it serves before the time is up.
+func (w *world) tryStart(patience time.Duration, wrap ...string) bool {
 	w.t.Helper()
 	argv := append(wrap, filepath.Join(bin, "hpccd"), "start")
 	w.daemon = exec.Command(argv[0], argv[1:]...)
@@ -154,15 +162,15 @@ func (w *world) start(wrap ...string) {
 		w.t.Fatal(err)
 	}
 	began := time.Now()
-	for time.Since(began) < 30*time.Second {
+	for time.Since(began) < patience {
 		var endpoint struct{ Pid int }
 		text, err := os.ReadFile(w.config + "/daemon.json")
 		if err == nil && json.Unmarshal(text, &endpoint) == nil && sameGroup(endpoint.Pid, w.daemon.Process.Pid) {
-			return
+			return true
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	w.t.Fatalf("the daemon does not start\n%s", w.logText())
+	return false
 }
 
 func sameGroup(pid, group int) bool {
@@ -521,13 +529,17 @@ func (p *project) attempt(w *world, round int, fault func(context.Context), args
 	timer.Stop()
 	cancel()
 	<-faulty
-	// Killed wrappers leave compilers behind, which would write into the next
-	// build.
+	awaitGroup(cmd.Process.Pid)
+	return out.Bytes(), err
+}
+
+// awaitGroup waits until nothing runs of a process group any more: killed
+// wrappers leave compilers behind, which would write into the next build.
+func awaitGroup(pid int) {
 	for range 3000 {
-		if errors.Is(syscall.Kill(-cmd.Process.Pid, 0), syscall.ESRCH) {
-			break
+		if errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) {
+			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return out.Bytes(), err
 }
