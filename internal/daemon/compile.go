@@ -384,7 +384,8 @@ func (j *job) asmInputs(c *compiled, files []compiler.File) ([]string, error) {
 			}
 			continue
 		}
-		if includes && unix.Stat(filepath.Dir(abs), &st) == nil && j.e.files.changedSince(&c.start, filepath.Dir(abs), j.e.files.stamp(&st)) {
+		// gcc's own .file directive gives the source without its directory.
+		if includes && name != filepath.Base(c.inv.Source) && unix.Stat(filepath.Dir(abs), &st) == nil && j.e.files.changedSince(&c.start, filepath.Dir(abs), j.e.files.stamp(&st)) {
 			return nil, refuse(reasonModified, "%s is gone", name)
 		}
 	}
