@@ -262,7 +262,7 @@ func TestFailingSystemCalls(t *testing.T) {
 		for _, e := range c.errors {
 			for _, s := range l.states {
 				happened := 0
-				for n := 1; n <= 40; n++ {
+				for n := 1; n <= 12; n++ {
 					tried++
 					if !l.try(s, sysFault{c.call, "error=" + e, fmt.Sprint(n)}) {
 						break
@@ -296,7 +296,7 @@ func TestKilledAtSystemCalls(t *testing.T) {
 	}
 	for _, c := range calls {
 		for _, s := range l.states {
-			for n := 1; n <= 40; n++ {
+			for n := 1; n <= 12; n++ {
 				tried++
 				if !l.try(s, sysFault{c, "signal=KILL", fmt.Sprint(n)}) {
 					break
