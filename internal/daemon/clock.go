@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"path"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,11 @@ func coarseNow() int64 {
 	return ts.Nano()
 }
 
+// fineNow reads the clock that no file's time is ahead of, in nanoseconds. The
+// coarse one can be far behind it on a busy virtual machine, while new kernels
+// give fine times to files that somebody looks at.
+func fineNow() int64 { return time.Now().UnixNano() }
+
 // steadyNow reads a clock that nobody sets, in nanoseconds.
 func steadyNow() int64 {
 	var ts unix.Timespec
@@ -64,33 +70,35 @@ func (s stamp) proves(now int64) bool {
 type moment struct {
 	// files is the file systems' clock.
 	files int64
-	// steady is one that nobody sets: where it has gone on further than the
-	// other, the other was set back meanwhile, and files proves nothing.
-	steady int64
+	// fine is the time of day. steady is a clock that nobody sets: where that
+	// has gone on further, the other was set back meanwhile, and files proves
+	// nothing.
+	fine, steady int64
 	// loose are lower bounds of what other machines' clocks showed, for each
 	// device that is stamped by one.
 	loose map[uint64]int64
 }
 
 func (t *fileTable) moment() moment {
-	files, steady, _ := t.clocks()
-	return moment{files: files, steady: steady}
+	m := moment{files: t.now()}
+	m.fine, m.steady, _ = t.clocks()
+	return m
 }
 
-// clocks reads the file systems' clock between two readings of the steady one.
-// On a busy machine the process may stand still between any two of them, so it
+// clocks reads the time of day between two readings of the steady clock. On a
+// busy machine the process may stand still between any two of them, so it
 // tries again until they are close. Where it gives up, whoever takes the
 // earlier of the two for a begin and the later for an end does not measure too
 // little between them.
-func (t *fileTable) clocks() (files, before, after int64) {
+func (t *fileTable) clocks() (fine, before, after int64) {
 	for range 100 {
 		before = steadyNow()
-		files = t.now()
+		fine = t.fine()
 		if after = steadyNow(); after-before < int64(time.Millisecond) {
 			break
 		}
 	}
-	return files, before, after
+	return fine, before, after
 }
 
 // changedSince reports whether a file with the stamp s may have changed since
@@ -101,8 +109,8 @@ func (t *fileTable) clocks() (files, before, after int64) {
 // have replaced it by one that is not.
 func (t *fileTable) changedSince(m *moment, path string, s stamp) bool {
 	now, _, steady := t.clocks()
-	start := m.files
-	if gone, real := steady-m.steady, now-start; gone-real > tick+gone/1000 {
+	start, gone := m.files, steady-m.steady
+	if gone-(now-m.fine) > tick+gone/1000 {
 		return true // the clock was set back
 	}
 	if t.looseTimes(path, s.dev) {
@@ -144,7 +152,7 @@ func (t *fileTable) sawOutput(m *moment, path string) {
 // hands, and the result would be dropped.
 func (j *job) settle(ctx context.Context, id manifestID) {
 	inv, p, files := j.prep.inv, j.prep.place, j.e.files
-	now := files.now()
+	now := files.fine()
 	newest := int64(0)
 	look := func(name string) {
 		var st unix.Stat_t
@@ -160,10 +168,16 @@ func (j *job) settle(ctx context.Context, id manifestID) {
 	look(inv.Source)
 	look(path.Dir(inv.Source))
 	look(".")
-	for _, list := range [][]string{inv.Includes.Quote, inv.Includes.Angle, inv.Includes.System, inv.Includes.After,
-		inv.Includes.Forced, inv.Includes.Macros} {
-		for _, name := range list {
-			look(name)
+	inc := &inv.Includes
+	dirs := slices.Concat(inc.Quote, inc.Angle, inc.System, inc.After)
+	for _, name := range slices.Concat(dirs, inc.Forced, inc.Macros) {
+		look(name)
+	}
+	for _, name := range slices.Concat(inc.Forced, inc.Macros) {
+		for _, dir := range dirs {
+			if !path.IsAbs(name) {
+				look(dir + "/" + name)
+			}
 		}
 	}
 	if m, ok := j.e.manifests.get(id); ok && len(m.candidates) > 0 {

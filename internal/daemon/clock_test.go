@@ -127,10 +127,11 @@ func TestChangedSince(t *testing.T) {
 	)
 	now := start + second/2
 	files := newFileTable()
-	files.now = func() int64 { return now }
+	files.now = func() int64 { return now - second/4 } // far behind
+	files.fine = func() int64 { return now }
 	files.loose.Store(uint64(local), false)
 	files.loose.Store(uint64(remote), true)
-	began := func() moment { return moment{files: start, steady: steadyNow() - (now - start)} }
+	began := func() moment { return moment{files: start, fine: start, steady: steadyNow() - (now - start)} }
 	for _, c := range []struct {
 		name         string
 		dev          uint64
@@ -175,8 +176,8 @@ func TestChangedSince(t *testing.T) {
 func TestClocksOnABusyMachine(t *testing.T) {
 	files := newFileTable()
 	calls := 0
-	files.now = func() int64 {
-		at := coarseNow()
+	files.fine = func() int64 {
+		at := fineNow()
 		if calls++; calls%2 == 0 {
 			time.Sleep(time.Duration(3 * tick))
 		}

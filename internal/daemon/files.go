@@ -59,9 +59,10 @@ type fileTable struct {
 	// loose tells for each device whether its files' times are stamped by a
 	// clock that need not be this machine's.
 	loose sync.Map // uint64 -> bool
-	// now is the file systems' clock and stamp what they say of a file; tests
-	// put coarser ones here.
+	// now is the file systems' clock, fine the time of day, and stamp what file
+	// systems say of a file; tests put others here.
 	now   func() int64
+	fine  func() int64
 	stamp func(*unix.Stat_t) stamp
 }
 
@@ -70,7 +71,7 @@ type fileTable struct {
 const maxFiles = 1 << 20
 
 func newFileTable() *fileTable {
-	return &fileTable{files: map[string]*file{}, now: coarseNow, stamp: stampOf}
+	return &fileTable{files: map[string]*file{}, now: coarseNow, fine: fineNow, stamp: stampOf}
 }
 
 // at returns the record of an absolute path.
