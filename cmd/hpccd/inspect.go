@@ -156,7 +156,7 @@ func (a *app) printInspection(x *daemon.Inspection) error {
 func (a *app) printQuarantined(t *table, q *daemon.Quarantined) {
 	t.row("quarantined", q.Time.Local().Format("2006-01-02 15:04:05"))
 	t.row("source", q.Source)
-	t.row("verified by", shellLine(q.Command))
+	t.row("verified by", clip(shellLine(q.Command), 4000))
 	t.row("directory", q.Cwd)
 	for _, d := range q.Differs {
 		t.row("differs", d)
@@ -192,7 +192,7 @@ func (a *app) printEntry(t *table, e *daemon.InspectedEntry) {
 		t.row("damaged", "this is the entry of another action: hpcc fsck --repair removes it")
 	}
 	printToolchain(t, &e.Toolchain)
-	t.row("command", shellLine(e.Command))
+	t.row("command", clip(shellLine(e.Command), 4000))
 	for _, m := range e.Marks {
 		t.row("mark", m)
 	}

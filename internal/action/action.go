@@ -69,6 +69,7 @@ type Action struct {
 const (
 	MarkNative   = "native"   // what -march=native and its like mean
 	MarkMode     = "mode"     // "reproducible"; plain results have none
+	MarkRoots    = "roots"    // where the project lies, if the result depends on it
 	MarkMessages = "messages" // the streams that what was printed depends on
 )
 

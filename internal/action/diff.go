@@ -14,7 +14,7 @@ const (
 	KindCompiler     = "compiler"
 	KindNative       = "native" // what -march=native and its like mean
 	KindMode         = "mode"   // reproducible or not
-	KindRoot         = "root"   // where the project lies; not Diff's, see Change
+	KindRoot         = "root"   // where the project lies
 	KindFlag         = "flag"
 	KindEnvironment  = "environment"
 	KindDirectory    = "directory"
@@ -206,6 +206,8 @@ func diffMarks(old, new []string) []Change {
 		switch name {
 		case MarkMessages:
 			c.Kind, c.Name = KindDiagnostics, "where they go"
+		case MarkRoots:
+			c.Kind, c.Name = KindRoot, "the project root"
 		case MarkNative:
 			c.Kind, c.Name = KindNative, "what native means"
 		case MarkMode:

@@ -359,6 +359,9 @@ func (t *tracer) describe(c *cache.Disk, old, new *action.Action, oldRoots, newR
 			list = append(list, compilerChanges(c, old.Toolchain, new.Toolchain, ch)...)
 			continue
 		}
+		if ch.Kind == action.KindRoot && len(list) > 0 && list[0].Kind == action.KindRoot {
+			continue
+		}
 		if ch.Kind == action.KindEnvironment && env.Roles(ch.Name)&env.Stdio != 0 {
 			ch.Kind = action.KindDiagnostics
 			_, ch.Old, _ = strings.Cut(ch.Old, "=")

@@ -127,11 +127,7 @@ func (h *history) record(j *job) {
 	}
 	a := newAttempt(j)
 	a.Source, a.Output = j.prep.inv.Source, j.prep.inv.Object
-	if p.paths != nil {
-		for _, r := range p.paths.Roots {
-			a.Roots = append(a.Roots, r.Dir)
-		}
-	}
+	a.Roots = p.rootDirs()
 	source := filepath.Clean(path)
 	h.add(source, a)
 	// Another checkout has no history of its own, but the same sources.

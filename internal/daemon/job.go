@@ -30,6 +30,8 @@ type job struct {
 	// preprocessed is the digest of the preprocessed text where the unit's
 	// results can only be told apart by it.
 	preprocessed digest.Digest
+	// rooted is set where results are told apart by where the project lies.
+	rooted bool
 	// verifying is set where a hit is compiled anyway.
 	verifying *verification
 	// deferred is set once a background store has taken over finish.
@@ -118,7 +120,12 @@ func (j *job) showCommand() *ipcv1.ServerMessage {
 func (j *job) manifestID(ctx context.Context) (manifestID, error) {
 	id := j.prep.id()
 	m := j.e.load(id, j.prep.place)
-	if m.preprocess == "" {
+	switch m.preprocess {
+	case "":
+		return id, nil
+	case needRoots:
+		j.rooted = true
+		id.key = rootedKey(j.prep.key, j.prep.place)
 		return id, nil
 	}
 	text, inputs, err := j.preprocess(ctx)
@@ -126,7 +133,8 @@ func (j *job) manifestID(ctx context.Context) (manifestID, error) {
 		return id, err
 	}
 	j.preprocessed = text
-	id.key = preprocessedKey(j.prep.key, text, inputs)
+	j.rooted = true
+	id.key = preprocessedKey(rootedKey(j.prep.key, j.prep.place), text, inputs)
 	return id, nil
 }
 

@@ -62,6 +62,16 @@ func (p place) id() string {
 	return id
 }
 
+// rootDirs are the project roots, none without reproducible mode.
+func (p place) rootDirs() (dirs []string) {
+	if p.paths != nil {
+		for _, r := range p.paths.Roots {
+			dirs = append(dirs, r.Dir)
+		}
+	}
+	return dirs
+}
+
 // absolute joins a path as the compiler spelled it to the working directory.
 // It is not cleaned: "link/../x" must go through the link, as the compiler's
 // open did.

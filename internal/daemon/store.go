@@ -47,6 +47,13 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 	before := j.preprocessed
 	a, err := j.action(ctx, c)
 	var need needsText
+	if err == nil && !j.rooted && j.namesPlaces(c) {
+		if err = j.mark(needRoots); err == nil {
+			j.rooted = true
+			id.key = rootedKey(j.prep.key, j.prep.place)
+			a, err = j.action(ctx, c)
+		}
+	}
 	if errors.As(err, &need) {
 		err = j.mark(string(need))
 		if err == nil && need == compiler.NeedComputedHasInclude {
@@ -64,7 +71,8 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 			if !before.IsZero() && j.preprocessed != before {
 				err = refuse(reasonModified, "the preprocessed text")
 			} else {
-				id.key = preprocessedKey(j.prep.key, j.preprocessed, inputs)
+				j.rooted = true
+				id.key = preprocessedKey(rootedKey(j.prep.key, j.prep.place), j.preprocessed, inputs)
 				a, err = j.action(ctx, c)
 			}
 			// Without a text from before, the files that were read tell: what
@@ -101,6 +109,9 @@ func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
 	a := &action.Action{
 		Toolchain: p.tool.Identity, Command: p.command, Env: p.env, Cwd: p.cwd,
 		Preprocessed: j.preprocessed,
+	}
+	if roots := j.prep.place.rootDirs(); j.rooted && len(roots) > 0 {
+		a.Command = append(slices.Clone(a.Command), action.Mark(action.MarkRoots, strings.Join(roots, "\n")))
 	}
 	// The same toolchain, still: an upgrade under way mixes two.
 	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetCompiler(), j.req.GetEnv())
