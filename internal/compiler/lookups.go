@@ -35,6 +35,9 @@ type Lookups struct {
 	// read. Their content is an input under these names as well: a link that
 	// comes to lead elsewhere changes the compile.
 	Aliases []string
+	// Embedded are files that #embed may have read without listing them; their
+	// content is an input.
+	Embedded []string
 	// Chain are the directories of the search path that exist, and Same pairs
 	// of paths that lead to one file or directory. Both decide: compilers
 	// search one of two names of a directory, and include a file once that
@@ -89,8 +92,10 @@ func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lo
 		present: make(map[string]struct{}),
 		aliases: make(map[string]int),
 		asked:   make(map[string]struct{}),
-		memo:    make(map[searchKey]*search),
-		done:    make(map[includerKey]struct{}),
+
+		embedded: make(map[string]struct{}),
+		memo:     make(map[searchKey]*search),
+		done:     make(map[includerKey]struct{}),
 	}
 	// clang lists what __has_include finds, but does not print it.
 	f.unlisted = inv.Family == GCC || inv.InputsFrom() == FromOutput
@@ -148,6 +153,7 @@ type finder struct {
 	absent    map[string]struct{}
 	present   map[string]struct{}
 	asked     map[string]struct{}
+	embedded  map[string]struct{}
 	pch       bool
 }
 
@@ -367,7 +373,9 @@ func (f *finder) result() Lookups {
 		Present: sortedKeys(f.present),
 		Aliases: sortedKeys(f.aliases),
 		Asked:   sortedKeys(f.asked),
-		Same:    f.chain.same,
+
+		Embedded: sortedKeys(f.embedded),
+		Same:     f.chain.same,
 	}
 	for alias, file := range f.aliases {
 		l.Same = append(l.Same, [2]string{alias, trimDotSlash(f.files[file].Path)})

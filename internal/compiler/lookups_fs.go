@@ -82,7 +82,7 @@ const Unlisted PathKind = 0xff
 // questions.
 const maxListed = 4096
 
-// caseFolding is true where a name that a listing lacks may still be found.
+// caseFolding is true where any name that a listing lacks may still be found.
 const caseFolding = runtime.GOOS != "linux"
 
 // Look implements FileSystem.
@@ -112,9 +112,17 @@ func (c *DirCache) Look(path string) (PathKind, string) {
 	return kind, ""
 }
 
-// complete reports whether a name that the listing lacks does not exist.
+// complete reports whether a name that the listing lacks does not exist. Some
+// file systems, and some directories of ext4, find a name in any case of
+// letters, and in other encodings of what is not ASCII: the kernel is asked for
+// names that might be found so (see ReadEntries).
 func (d *dirListing) complete(base string) bool {
-	return !d.partial && base != "." && base != ".."
+	if d.partial || base == "." || base == ".." {
+		return false
+	}
+	lower := strings.ToLower(base)
+	_, similar := d.entries[lower]
+	return !similar && !strings.ContainsFunc(base, func(r rune) bool { return r >= 0x80 })
 }
 
 // list returns the listing of dir, spelled as in a path ("" is the working
@@ -149,7 +157,8 @@ func (c *DirCache) list(dir string) *dirListing {
 // ReadEntries reads what a directory holds, as far as its listing alone tells:
 // Regular, Directory or Unlisted. A listing that is not complete (too large,
 // not readable, or of a file system that finds names spelled in other ways)
-// says nothing about names that it lacks.
+// says nothing about names that it lacks. Names with capital letters stand in
+// small ones besides, as Unlisted.
 func ReadEntries(dir string) (entries map[string]PathKind, complete bool) {
 	if caseFolding {
 		return nil, false
@@ -170,6 +179,11 @@ func ReadEntries(dir string) (entries map[string]PathKind, complete bool) {
 			kind = Directory
 		}
 		entries[e.Name()] = kind
+		if lower := strings.ToLower(e.Name()); lower != e.Name() {
+			if _, taken := entries[lower]; !taken {
+				entries[lower] = Unlisted
+			}
+		}
 	}
 	return entries, (err == nil || err == io.EOF) && len(list) < maxListed
 }

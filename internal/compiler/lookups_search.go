@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -241,8 +242,34 @@ func (f *finder) push(file int, dir string) {
 	}
 }
 
+// embed notes where #embed and __has_embed may find their file. Which
+// directories are searched differs between compilers, and not all list what
+// they embed, so each counts and the file is an input wherever it is: an empty
+// one is told apart too.
+func (f *finder) embed(dir string, d Directive) {
+	at := []candidate{f.look(d.Name)}
+	if !strings.HasPrefix(d.Name, "/") {
+		at = append(slices.Clone(f.along(d.Name, false).at), f.look(joinPath(dir, d.Name)))
+	}
+	for _, c := range at {
+		switch {
+		case c.kind == Missing:
+			f.absent[c.missing] = struct{}{}
+			f.asked[c.missing] = struct{}{}
+		case c.kind == Regular && c.file < 0:
+			f.embedded[c.path] = struct{}{}
+		default:
+			f.note(c)
+		}
+	}
+}
+
 // resolve notes the lookups of one directive in a file whose directory is dir.
 func (f *finder) resolve(dir string, d Directive) {
+	if d.Kind == Embed || d.Kind == HasEmbed {
+		f.embed(dir, d)
+		return
+	}
 	if strings.HasPrefix(d.Name, "/") {
 		c := f.look(d.Name)
 		f.note(c)

@@ -35,6 +35,7 @@ func TestFindLookups(t *testing.T) {
 		deps            []string
 		absent, present []string
 		need            string
+		embedded        []string
 	}{
 		{name: "missing directories stand for what is below",
 			tree: "== m.c\n#include <x/y.h>\n#include <z.h>\n== c/x/y.h\n== c/z.h\n== b/x/\n",
@@ -84,6 +85,13 @@ func TestFindLookups(t *testing.T) {
 			tree: "== m.c\n#include X\n== o/x.h\n== m/y\n", sp: dirs("m"),
 			inv: Invocation{}, deps: []string{"m.c", "o/x.h"},
 			absent: []string{}},
+		{name: "what is embedded, wherever it may be found",
+			tree: "== m.c\n#if __has_embed(<e>)\n#embed \"e\"\n#embed <sub/f>\n#endif\n== b/e\n== x.h\n",
+			sp:   dirs("a", "b"), deps: []string{"m.c"},
+			absent: []string{"a", "b/sub", "e", "sub"}, embedded: []string{"b/e"}},
+		{name: "an embedded file that is listed",
+			tree: "== m.c\n#embed \"e\"\n== e\n",
+			deps: []string{"m.c", "e"}},
 		{name: "a file without a reason",
 			tree: "== m.c\n== o/x.h\n", deps: []string{"m.c", "o/x.h"}, need: NeedUnexplained},
 	} {
@@ -92,8 +100,8 @@ func TestFindLookups(t *testing.T) {
 				c.inv.Family = Clang
 			}
 			got := oneUnit(t, c.tree, c.sp, &c.inv, c.deps...)
-			if !slices.Equal(got.Absent, c.absent) || !slices.Equal(got.Present, c.present) || got.NeedPreprocess != c.need {
-				t.Errorf("absent  %q\nwant    %q\npresent %q\nwant    %q\nneed %q, want %q", got.Absent, c.absent, got.Present, c.present, got.NeedPreprocess, c.need)
+			if !slices.Equal(got.Absent, c.absent) || !slices.Equal(got.Present, c.present) || got.NeedPreprocess != c.need || !slices.Equal(got.Embedded, c.embedded) {
+				t.Errorf("absent  %q\nwant    %q\npresent %q\nwant    %q\nneed %q, want %q\nembedded %q", got.Absent, c.absent, got.Present, c.present, got.NeedPreprocess, c.need, got.Embedded)
 			}
 		})
 	}
@@ -129,6 +137,23 @@ func TestDirCacheAsksBeyondListing(t *testing.T) {
 	} {
 		if kind, missing := c.Look(w.path); kind != w.kind || missing != w.missing {
 			t.Errorf("%s: %v %q, want %v %q", w.path, kind, missing, w.kind, w.missing)
+		}
+	}
+}
+
+// TestDirCacheAsksForOtherCases has names appear behind the cache's back, as
+// where a file system finds them in any case of letters.
+func TestDirCacheAsksForOtherCases(t *testing.T) {
+	dir := realDir(t)
+	writeTree(t, dir, "== Opt.h\n== y.h\n")
+	c := NewDirCache(dir)
+	c.Look("y.h")
+	writeTree(t, dir, "== opt.h\n== Y.h\n== z.h\n== \u00fc.h\n")
+	for path, want := range map[string]PathKind{
+		"opt.h": Regular, "Y.h": Regular, "OPT.H": Missing, "\u00fc.h": Regular, "z.h": Missing, "Opt.h": Regular,
+	} {
+		if kind, _ := c.Look(path); kind != want {
+			t.Errorf("%s: %v, want %v", path, kind, want)
 		}
 	}
 }

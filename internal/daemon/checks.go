@@ -14,7 +14,7 @@ import (
 // though no file that it read is younger than that.
 func (j *job) checkRaces(c *compiled, files []compiler.File, looked *compiler.Lookups) error {
 	p := j.prep.place
-	paths := slices.Concat(looked.Present, looked.Aliases, c.asm)
+	paths := slices.Concat(looked.Present, looked.Aliases, looked.Embedded, c.asm)
 	for i := range files {
 		paths = append(paths, files[i].Path)
 	}

@@ -185,7 +185,7 @@ func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compi
 	case need != "" && j.preprocessed.IsZero():
 		return needsText(need)
 	}
-	for _, x := range slices.Concat(looked.Aliases, included) {
+	for _, x := range slices.Concat(looked.Aliases, looked.Embedded, included) {
 		in, err := j.input(x, &c.start)
 		if err != nil {
 			return err
