@@ -77,14 +77,11 @@ func wrapperVersion(hpcc string) (string, error) {
 	}
 	defer os.RemoveAll(dir)
 	socket := filepath.Join(dir, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return "", err
 	}
 	defer l.Close()
-	if err := l.SetDeadline(time.Now().Add(doctorPatience)); err != nil {
-		return "", err
-	}
 	token := make([]byte, ipc.TokenSize)
 	rand.Read(token)
 	if err := ipc.PublishEndpoint(dir, &ipc.Endpoint{Socket: socket, Pid: os.Getpid(), Token: token, Version: ipc.Version}); err != nil {
@@ -114,7 +111,7 @@ func wrapperVersion(hpcc string) (string, error) {
 	timer := time.AfterFunc(2*doctorPatience, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	err = cmd.Wait()
-	l.Close()
+	l.Close() // whoever has not called by now will not
 	v, answered := <-version
 	switch {
 	case !answered && err == nil:

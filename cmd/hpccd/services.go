@@ -181,7 +181,7 @@ func admin(e *ipc.Endpoint, command string, timeout time.Duration) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	err = conn.Send(&ipcv1.ClientMessage{
 		Hello: &ipcv1.Hello{Protocol: ipc.Protocol, Version: ipc.Version, Token: e.Token},
 		Admin: &ipcv1.Admin{Command: command},
