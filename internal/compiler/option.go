@@ -48,8 +48,9 @@ const (
 	rolePreprocessor
 	// In -Wp, and -Xpreprocessor the value is separate, whatever form says.
 	rolePreprocessorValue
-	// clang-cl knows the option, too; what it does not, it ignores with a
-	// warning. For a family of options: it knows some.
+	// clang-cl knows the option, too. What it does not know, it ignores with a
+	// warning, so a whole family may have the role if it knows some, but not an
+	// option that makes a file unless it does know it.
 	roleCore
 )
 
@@ -96,7 +97,8 @@ const (
 	setRandomSeed
 	setArch
 	// cl's.
-	setAllC // each source is C
+	setObjectFile // setOutput, and coverage notes go beside it
+	setAllC       // each source is C
 	setAllCXX
 	addSourceC // the value is a source
 	addSourceCXX

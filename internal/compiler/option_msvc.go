@@ -14,8 +14,8 @@ var msvcGrammar = newGrammar([]option{
 	{names: "/c", form: alone, does: setCompile},
 	// The file or the directory, which ends in a slash; without a suffix it
 	// gets one.
-	{names: "/Fo", form: alone | joined, roles: rolePath | roleOutput, does: setOutput},
-	{names: "/Fo:", form: joined | separate, roles: rolePath | roleOutput, does: setOutput, only: CL},
+	{names: "/Fo", form: alone | joined, roles: rolePath | roleOutput, does: setObjectFile},
+	{names: "/Fo:", form: joined | separate, roles: rolePath | roleOutput, does: setObjectFile, only: CL},
 	// To clang-cl before 17 the colon belongs to the file's name.
 	{names: "/Fo:", form: alone | joined, does: refused, why: ReasonOutputName, only: ClangCL},
 	{names: "/o", form: joined | separate, roles: rolePath | roleOutput, does: setOutput, only: ClangCL},

@@ -74,6 +74,8 @@ type parser struct {
 	// Of the MSVC grammar: all inputs have one language, wherever the option
 	// for it stands.
 	inputs         []msvcInput
+	notes          string // coverage notes, without suffix; "" for the default
+	notesSet       bool
 	noTimestamp    bool // of the last /Brepro
 	asmListing     bool
 	asmListingFile string // "" for the default

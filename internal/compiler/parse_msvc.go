@@ -22,7 +22,7 @@ func followed(does effect) bool {
 	switch does {
 	case noEffect, refused, setDepAll, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony,
 		addQuoteDir, addAngleDir, addSystemDir, addAfterDir, addForced, addMacros, addReadFile, setDebug,
-		setCoverage, setTestCoverage, setNoTestCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed:
+		setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed:
 		return true
 	}
 	return false
@@ -79,6 +79,9 @@ type msvcInput struct{ name, language string }
 // applyMSVC carries out the effects of options that only cl and clang-cl have.
 func (p *parser) applyMSVC(does effect, value string) {
 	switch does {
+	case setObjectFile:
+		p.output, p.outputs = value, p.outputs+1
+		p.notes, p.notesSet = stem(value), true
 	case setAllC:
 		p.language = langC
 	case setAllCXX:
@@ -136,8 +139,13 @@ func (p *parser) declareMSVCOutputs() {
 	inv.Object = p.msvcOutput(p.output, "obj")
 	inv.Outputs = []Output{{Role: "object", Path: inv.Object}}
 	inv.Timestamped = !p.noTimestamp && !inv.LTO
-	if p.coverage || p.testCoverage {
-		inv.Outputs = append(inv.Outputs, Output{Role: "gcno", Path: stem(inv.Object) + ".gcno"})
+	if p.coverage {
+		// They follow /Fo as it is written, even if that names a directory,
+		// and no other option.
+		if !p.notesSet {
+			p.notes = stem(baseName(inv.Source))
+		}
+		inv.Outputs = append(inv.Outputs, Output{Role: "gcno", Path: p.notes + ".gcno"})
 	}
 	if p.asmListing && !inv.LTO {
 		inv.Outputs = append(inv.Outputs, Output{Role: roleListing, Path: p.msvcOutput(p.asmListingFile, "asm")})

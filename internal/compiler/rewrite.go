@@ -207,7 +207,7 @@ func (inv *Invocation) preprocessOnly(args []string, drop ...effect) []string {
 			return w.text, true
 		}
 		switch w.opt.does {
-		case setCompile, setAssemble, setOutput, toAssembler, addAuxOutput, addListing, addAsmDir,
+		case setCompile, setAssemble, setOutput, setObjectFile, toAssembler, addAuxOutput, addListing, addAsmDir,
 			setShowAll, setShowUser, setAsmListing:
 			return "", false
 		}
