@@ -30,7 +30,7 @@ const (
 )
 
 // mannerOf says how a compiler leaves an output of a role. A test compares
-// it with gcc 12 and clang 14.
+// it with gcc 12, mingw's, clang 14 and clang-cl 14.
 func mannerOf(family compiler.Family, role string) manner {
 	switch {
 	case family == compiler.GCC && (role == "object" || role == "dwo"):

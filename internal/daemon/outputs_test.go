@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,7 +14,7 @@ import (
 )
 
 // TestWriteOutputAsTheCompilerWould puts each kind of output where something
-// is already and compares what is left with what gcc and clang leave there:
+// is already and compares what is left with what the compilers leave there:
 // kind, mode, links, and which names hold the new content.
 func TestWriteOutputAsTheCompilerWould(t *testing.T) {
 	syscall.Umask(0o022)
@@ -21,15 +22,23 @@ func TestWriteOutputAsTheCompilerWould(t *testing.T) {
 	if err := os.WriteFile(src, []byte("int a; int f(void) { return a; }\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	outputs := []struct {
+	type output struct {
 		role, suffix string
 		args         []string
-	}{
+	}
+	gnu := []output{
 		{"object", "o", []string{"-c"}},
 		{"assembly", "o", []string{"-S"}},
 		{"dwo", "dwo", []string{"-g", "-gsplit-dwarf", "-c"}},
 		{"gcno", "gcno", []string{"--coverage", "-c"}},
 		{"dependencies", "d", []string{"-MD", "-c"}},
+	}
+	// $O stands for the output without its suffix.
+	msvc := []output{
+		{"object", "o", []string{"/c"}},
+		{"listing", "lst", []string{"/c", "/Fa$O.lst"}},
+		{"gcno", "gcno", []string{"/c", "--coverage", "/Fo$O.o"}},
+		{"dependencies", "d", []string{"/c", "/clang:-MD", "/clang:-MF$O.d"}},
 	}
 	existing := []struct {
 		name    string
@@ -49,7 +58,17 @@ func TestWriteOutputAsTheCompilerWould(t *testing.T) {
 		}},
 		{"link to the null device", func(o, _ string) error { return os.Symlink("/dev/null", o) }},
 	}
-	for family, name := range map[compiler.Family]string{compiler.GCC: "gcc-12", compiler.Clang: "clang-14"} {
+	for _, c := range []struct {
+		family  compiler.Family
+		name    string
+		outputs []output
+	}{
+		{compiler.GCC, "gcc-12", gnu},
+		{compiler.GCC, "x86_64-w64-mingw32-gcc", gnu},
+		{compiler.Clang, "clang-14", gnu},
+		{compiler.ClangCL, "clang-cl-14", msvc},
+	} {
+		family, name := c.family, c.name
 		path, err := exec.LookPath(name)
 		if err != nil {
 			if os.Getenv("HPCC_TEST_REQUIRE") != "" {
@@ -58,14 +77,20 @@ func TestWriteOutputAsTheCompilerWould(t *testing.T) {
 			t.Logf("%s is missing", name)
 			continue
 		}
-		for _, o := range outputs {
+		for _, o := range c.outputs {
 			for _, e := range existing {
 				t.Run(name+" "+o.role+" over "+e.name, func(t *testing.T) {
 					theirs, ours := t.TempDir(), t.TempDir()
 					if err := join(e.prepare(theirs+"/out."+o.suffix, theirs), e.prepare(ours+"/out."+o.suffix, ours)); err != nil {
 						t.Fatal(err)
 					}
-					args := append(o.args, src, "-o", theirs+"/out.o")
+					args := append(slices.Clone(o.args), "-o", theirs+"/out.o", "--", src)
+					if !family.IsClang() {
+						args = append(slices.Clone(o.args), "-o", theirs+"/out.o", src)
+					}
+					for i := range args {
+						args[i] = strings.ReplaceAll(args[i], "$O", theirs+"/out")
+					}
 					if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
 						t.Fatalf("%s: %v\n%s", name, err, out)
 					}
