@@ -81,10 +81,24 @@ var traces = []struct {
 	{args: "-c missing.c -o $O", fails: true},
 }
 
+// otherTraces are compiles by compilers that do not know all of those options.
+var otherTraces = []struct {
+	compiler, args string
+	fails          bool
+}{
+	{"clang-cl-14", "/Z7 /O2 /W4 /showIncludes /c warn.c /Fo$O", false},
+	{"clang-cl-14", "-flto --coverage -march=native /c plain.c /Fo$O", false},
+	{"clang-cl-14", "/FA /Fa$O.asm /winsysroot . /c date.c /Fo$O", false},
+	{"clang-cl-14", "/c bad.c /Fo$O", true},
+	{"x86_64-w64-mingw32-gcc-win32", "-g -O2 -Wall -MD -c warn.c -o $O", false},
+	{"x86_64-w64-mingw32-gcc-win32", "-flto --coverage -c date.c -o $O", false},
+	{"x86_64-w64-mingw32-gcc-win32", "-c bad.c -o $O", true},
+}
+
 // TestTraceNow traces the installed compilers, on a terminal too, and compares
 // with the list.
 func TestTraceNow(t *testing.T) {
-	for _, name := range []string{"gcc", "g++", "clang", "clang++", "script"} {
+	for _, name := range []string{"gcc", "g++", "clang", "clang++", "clang-cl-14", "x86_64-w64-mingw32-gcc-win32", "script"} {
 		if _, err := exec.LookPath(name); err != nil {
 			if os.Getenv("HPCC_TEST_REQUIRE") != "" {
 				t.Fatalf("%s is missing, and HPCC_TEST_REQUIRE is set", name)
@@ -126,6 +140,10 @@ func TestTraceNow(t *testing.T) {
 				dir, preload, log, compiler, source, out), "/dev/null")
 		}
 	}
+	for _, trace := range otherTraces {
+		run(trace.fails, nil, "sh", "-c", fmt.Sprintf("cd %s; LD_PRELOAD=%s GETENV_LOG=%s %s %s",
+			dir, preload, log, trace.compiler, strings.ReplaceAll(trace.args, "$O", out)))
+	}
 	data, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +162,7 @@ func TestTraceNow(t *testing.T) {
 	}
 	known, _, hand := list(t)
 	if *update {
-		head := "# Variables that gcc 12.2, binutils 2.40 and clang 14 of Debian 12 look up while\n" +
+		head := "# Variables that gcc 12.2, mingw's, binutils 2.40 and clang 14 of Debian 12 look up while\n" +
 			"# compiling (traces in env_test.go), as getenv.c logs them. Written by\n" +
 			"# go test ./internal/compiler/env -update-getenv.\n"
 		if err := os.WriteFile("testdata/getenv.txt", []byte(head+text.String()+"\n"+untraced+hand), 0o644); err != nil {
