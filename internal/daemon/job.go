@@ -252,9 +252,6 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 	for _, o := range inv.Outputs {
 		if out, ok := r.outputs[o.Role]; ok {
 			f := j.outputFile(o.Path, out.data)
-			if out.executable {
-				f.mode = 0o777
-			}
 			f.how, f.clone = mannerOf(inv.Family, o.Role), r.clone(j.e, o.Role)
 			files = append(files, f)
 		}
@@ -306,7 +303,7 @@ func renderDeps(inv *compiler.Invocation, names []string) []byte {
 
 // readDepFile reads a dependency file, and parses what it lists.
 func readDepFile(name string) (raw []byte, deps []string, err error) {
-	raw, _, err = readOutput(name)
+	raw, err = readOutput(name)
 	if err != nil {
 		return nil, nil, refuse(reasonDepFile, "%s", err)
 	}

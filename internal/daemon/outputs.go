@@ -124,28 +124,28 @@ func (o *outputFile) replaces() bool {
 }
 
 // readOutput reads what a compile left at path.
-func readOutput(path string) (data []byte, executable bool, err error) {
+func readOutput(path string) ([]byte, error) {
 	fd, err := openShared(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, false, special(err)
+		return nil, special(err)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, false, refuse(reasonOutputSpecial, "%s is not a regular file", path)
+		return nil, refuse(reasonOutputSpecial, "%s is not a regular file", path)
 	}
 	if st.Size() > maxInput {
-		return nil, false, refuse(reasonOutputLarge, "%s has %d bytes", path, st.Size())
+		return nil, refuse(reasonOutputLarge, "%s has %d bytes", path, st.Size())
 	}
-	data = make([]byte, st.Size())
+	data := make([]byte, st.Size())
 	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, false, fmt.Errorf("reading %s: %w", path, err)
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return data, st.Mode()&0o111 != 0, nil
+	return data, nil
 }
 
 // special gives an error that comes of an output's kind its reason.
@@ -160,7 +160,7 @@ func special(err error) error {
 func readOutputs(outputs []compiler.Output, p place) (map[string]output, error) {
 	got := make(map[string]output, len(outputs))
 	for _, o := range outputs {
-		data, exec, err := readOutput(p.absolute(o.Path))
+		data, err := readOutput(p.absolute(o.Path))
 		if errors.Is(err, fs.ErrNotExist) {
 			if o.Optional {
 				continue
@@ -170,13 +170,13 @@ func readOutputs(outputs []compiler.Output, p place) (map[string]output, error) 
 		if err != nil {
 			return nil, err
 		}
-		got[o.Role] = output{data, exec}
+		got[o.Role] = output{data}
 	}
 	return got, nil
 }
 
-// output is the content of one output.
+// output is the content of one output. No compiler makes one executable; one
+// that is was so before, and written over.
 type output struct {
-	data       []byte
-	executable bool
+	data []byte
 }

@@ -35,7 +35,7 @@ func (e *Engine) result(manifest, key digest.Key) (*result, error) {
 		if err != nil {
 			return nil, err
 		}
-		outputs[o.Role] = output{data, o.Executable}
+		outputs[o.Role] = output{data}
 	}
 	return e.keepResult(key, stored, outputs), nil
 }

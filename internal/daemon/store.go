@@ -370,7 +370,7 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 		if err != nil {
 			return digest.Key{}, err
 		}
-		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d, Executable: out.executable})
+		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d})
 	}
 	key := entry.Action.Key()
 	if err := e.cache.PutEntry(key, entry); err != nil {

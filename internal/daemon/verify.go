@@ -100,7 +100,7 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 	var differs []string
 	for role, stored := range v.result.outputs {
 		out, ok := c.outputs[role]
-		if !ok || !j.prep.inv.SameOutput(role, out.data, stored.data) || out.executable != stored.executable {
+		if !ok || !j.prep.inv.SameOutput(role, out.data, stored.data) {
 			differs = append(differs, role)
 		}
 	}
