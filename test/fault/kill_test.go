@@ -52,7 +52,7 @@ func (k *killer) again(what string) {
 // goes on and is right.
 func TestKilledDaemon(t *testing.T) {
 	k := killer{project: newProject(t, t.TempDir(), 11, 4), w: newWorld(t)}
-	for range times(4, 100) {
+	for range times(2, 100) {
 		k.round++
 		before := k.w.stored()
 		k.w.start()
@@ -86,7 +86,7 @@ func TestKilledDaemon(t *testing.T) {
 func TestKilledCompiles(t *testing.T) {
 	k := killer{project: newProject(t, t.TempDir(), 11, 4), w: newWorld(t)}
 	killed := 0
-	for range times(4, 100) {
+	for range times(2, 100) {
 		k.round++
 		before := k.w.stored()
 		k.want(k.round)
@@ -137,7 +137,7 @@ func (k *killer) compiles() (pids []int) {
 // TestKilledAll kills a whole build with all its processes, daemon and all.
 func TestKilledAll(t *testing.T) {
 	k := killer{project: newProject(t, t.TempDir(), 11, 4), w: newWorld(t)}
-	for range times(2, 50) {
+	for range times(1, 50) {
 		k.round++
 		before := k.w.stored()
 		if k.round%2 == 0 {

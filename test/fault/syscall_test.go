@@ -249,7 +249,7 @@ func TestFailingSystemCalls(t *testing.T) {
 	l := newLab(t, t.TempDir())
 	tried := 0
 	if times(0, 1) == 0 {
-		for range 24 {
+		for range 14 {
 			c := fileCalls[rand.IntN(12)] // the rest is seldom made
 			f := sysFault{c.call, "error=" + c.errors[rand.IntN(len(c.errors))], fmt.Sprint(1+rand.IntN(6), []string{"", "+"}[rand.IntN(2)])}
 			l.try(l.states[rand.IntN(len(l.states))], f)
@@ -287,7 +287,7 @@ func TestKilledAtSystemCalls(t *testing.T) {
 	tried := 0
 	calls := []string{"write", "linkat", "renameat", "openat", "unlinkat", "flock", "mkdirat", "fchmod", "close", "pwrite64"}
 	if times(0, 1) == 0 {
-		for range 10 {
+		for range 6 {
 			l.try(l.states[rand.IntN(len(l.states))], sysFault{calls[rand.IntN(5)], "signal=KILL", fmt.Sprint(1 + rand.IntN(6))})
 			tried++
 		}
@@ -324,7 +324,7 @@ func TestFailingClones(t *testing.T) {
 	l := newLab(t, mount(t, "-o", "loop", image))
 	tried := 0
 	for _, e := range []string{"EIO", "ENOSPC", "EOPNOTSUPP", "EXDEV", "EINVAL"} {
-		for n := 1; n <= times(2, 8); n++ {
+		for n := 1; n <= times(1, 8); n++ {
 			for _, s := range l.states {
 				tried++
 				l.try(s, sysFault{"ioctl", "error=" + e, fmt.Sprint(n, "+")})
@@ -341,7 +341,7 @@ func TestDaemonWithFailingSystemCalls(t *testing.T) {
 	need(t, "strace", err == nil)
 	p := newProject(t, t.TempDir(), 7, 4)
 	served := 0
-	for i := range times(3, 4*len(fileCalls)) {
+	for i := range times(2, 4*len(fileCalls)) {
 		c := fileCalls[i%len(fileCalls)]
 		if times(0, 1) == 0 {
 			c = fileCalls[rand.IntN(12)]
