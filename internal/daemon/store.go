@@ -204,8 +204,14 @@ func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compi
 		}
 		a.Present = append(a.Present, p.place.paths.Neutral(x))
 	}
+	// Otherwise nobody notices when a directory in which nothing was found goes
+	// away.
+	warned := slices.Contains(p.command, "-Wmissing-include-dirs")
 	for _, d := range looked.Chain {
 		a.Chain = append(a.Chain, p.place.paths.Neutral(d))
+		if warned {
+			a.Present = append(a.Present, p.place.paths.Neutral(d)+"/.")
+		}
 	}
 	for _, s := range looked.Same {
 		a.Same = append(a.Same, action.Pair{A: p.place.paths.Neutral(s[0]), B: p.place.paths.Neutral(s[1])})
