@@ -105,15 +105,21 @@ func (d *Detector) Identify(ctx context.Context, compilerPath, argv0 string, env
 
 // For returns the toolchain as inv's options and the working directory make
 // it: -B and its like put other programs behind the same driver, and so do
-// relative directories in variables. Without those it is t itself.
+// relative directories in variables; with -gsplit-dwarf gcc runs objcopy as
+// well. Without those it is t itself.
 // cwd is the compile's working directory.
 func (t *Toolchain) For(ctx context.Context, inv *Invocation, cwd string) (*Toolchain, error) {
 	options := helperOptions(t.Family, inv.Probe)
-	if len(options) == 0 && !dependsOnCwd(t.driver.env) {
+	split := t.Family == GCC && slices.ContainsFunc(inv.Outputs, func(o Output) bool { return o.Role == "dwo" })
+	relative := len(options) > 0 || dependsOnCwd(t.driver.env)
+	if !relative && !split {
 		return t, nil
 	}
 	drv := t.driver
-	drv.options, drv.dir = options, cwd
+	drv.options, drv.split = options, split
+	if relative {
+		drv.dir = cwd
+	}
 	return t.detector.identify(ctx, drv.key(), drv)
 }
 

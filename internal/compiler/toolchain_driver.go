@@ -30,6 +30,7 @@ type driver struct {
 	env         []string // only what decidesPrograms names
 	options     []string // put before those of each question
 	dir         string   // working directory; "" is the root
+	split       bool     // gcc: the compile takes its debug information apart
 }
 
 func newDriver(path, argv0 string, env []string) driver {
@@ -86,7 +87,11 @@ func dependsOnCwd(env []string) bool {
 // key names the driver among all; equal keys mean equal answers as long as the
 // files behind the driver do not change.
 func (drv *driver) key() string {
-	return string(appendDriverKey(nil, drv.path, drv.argv0, drv.env, drv.options, drv.dir))
+	key := appendDriverKey(nil, drv.path, drv.argv0, drv.env, drv.options, drv.dir)
+	if drv.split {
+		key = append(key, "\x00split"...)
+	}
+	return string(key)
 }
 
 // appendDriverKey is driver.key without making a driver, for the path of a hit.

@@ -42,9 +42,10 @@ func (det *detection) detectGCC(ctx context.Context, t *Toolchain) error {
 	if err := det.assembler(ctx, t, dirs); err != nil {
 		return err
 	}
-	// It takes the .dwo out of the object (-gsplit-dwarf).
-	if _, err := det.tool(ctx, t, dirs, "objcopy"); err != nil {
-		return err
+	if det.driver.split {
+		if _, err := det.tool(ctx, t, dirs, "objcopy"); err != nil {
+			return err
+		}
 	}
 	if t.Sysroot, err = det.driver.askLine(ctx, "-print-sysroot"); err != nil {
 		return unlessContext(err)
