@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -20,6 +21,8 @@ type services struct {
 	// readStats asks a running daemon, or reads what the last one left.
 	readStats func(*config.Config) (*daemon.Stats, error)
 	zeroStats func(*config.Config) error
+	// watch reads the counters as they are, and what a running daemon compiles.
+	watch func(*config.Config) (*daemon.Stats, []daemon.Running, error)
 	// explain answers errNeverCompiled for a file of which there is no record.
 	explain func(ctx context.Context, c *config.Config, file string) (*daemon.Explanation, error)
 	clean   func(context.Context, *config.Config, daemon.CleanOptions) (*daemon.CleanReport, error)
@@ -57,6 +60,20 @@ var wired = services{
 			return err
 		}
 		return daemon.ZeroStats(disk)
+	},
+	watch: func(c *config.Config) (*daemon.Stats, []daemon.Running, error) {
+		var now []daemon.Running
+		if e, err := ipc.ReadEndpoint(c.Dir); err == nil {
+			if answer, err := admin(&e, "running", askTimeout); err == nil {
+				_ = json.Unmarshal(answer, &now) // an answer of another version is none
+			}
+		}
+		disk, err := openCache(c)
+		if err != nil {
+			return nil, nil, err
+		}
+		s, err := daemon.ReadStats(disk)
+		return s, now, err
 	},
 	explain: func(ctx context.Context, c *config.Config, file string) (*daemon.Explanation, error) {
 		ask(c, "drain")

@@ -70,11 +70,7 @@ func (a *app) printStats(s *daemon.Stats) error {
 	if s.CompilesFailed > 0 {
 		count("  failed to compile", s.CompilesFailed)
 	}
-	var passed int64
-	for _, n := range s.Uncacheable {
-		passed += n
-	}
-	count("not cacheable", passed)
+	count("not cacheable", passed(s))
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("  "+reason, strconv.FormatInt(s.Uncacheable[reason], 10), daemon.DescribeReason(reason))
 	}

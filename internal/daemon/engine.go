@@ -63,6 +63,7 @@ type Engine struct {
 	flights   flights
 	stats     *recorder
 	history   *history
+	running   running
 	// described are the toolchains whose descriptions are on disk.
 	described  sync.Map // digest.Key -> struct{}
 	mismatched atomic.Bool

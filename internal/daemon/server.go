@@ -262,6 +262,10 @@ func (s *Server) admin(req *ipcv1.Admin) *ipcv1.AdminReply {
 		answer = map[string]any{"pid": s.end.Pid, "version": s.end.Version, "cache": s.engine.cache.Dir()}
 	case "drain":
 		s.engine.Drain()
+	case "running":
+		// For somebody who reads the counters next.
+		s.engine.stats.flush()
+		answer = s.engine.running.list()
 	case "forget":
 		// After `hpcc clean`: what memory holds is not on disk any more.
 		s.engine.manifests.clear()

@@ -753,7 +753,7 @@ func (x *Refused) GetDetail() string {
 // A question of hpccd's command line to a running daemon.
 type Admin struct {
 	unknownFields []byte
-	// "ping", "stats", "stats-zero", "clean", "drain".
+	// "ping", "drain", "forget", "running".
 	Command string   `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	Args    []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
 }
