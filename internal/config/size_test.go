@@ -1,6 +1,10 @@
 package config
 
-import "testing"
+import (
+	"os"
+	"strings"
+	"testing"
+)
 
 func TestParseSize(t *testing.T) {
 	good := map[string]int64{
@@ -45,14 +49,40 @@ func FuzzParseSize(f *testing.F) {
 	})
 }
 
+// What a file sets is checked, and is shown so that the environment can set the
+// same.
 func FuzzClientTOML(f *testing.F) {
 	f.Add([]byte(everyKey))
 	f.Add([]byte("[cache]\nmaxsize = 1\n"))
+	f.Add([]byte("verify = 0.25\ndisable = true\n[reproducible]\nroots = [\"/w\", \"/b/../c\"]\n[daemon]\nport = 7\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c := &Config{File: "client.toml", origins: map[string]string{}}
 		c.setDefaults()
-		if err := c.applyFile(text); err == nil && c.Cache.MaxSize <= 0 {
+		c.Cache.Dir = "/cache"
+		if c.applyFile(text) != nil {
+			return
+		}
+		if c.Cache.MaxSize <= 0 {
 			t.Fatalf("cache size %d", c.Cache.MaxSize)
+		}
+		env := map[string]string{}
+		for _, s := range c.Settings() {
+			env[s.Env] = s.Value
+		}
+		for _, root := range c.Reproducible.Roots {
+			if strings.ContainsRune(root, os.PathListSeparator) {
+				return // no list in the environment can hold it
+			}
+		}
+		again := &Config{File: "client.toml", origins: map[string]string{}}
+		again.setDefaults()
+		if err := again.applyEnv(func(name string) (string, bool) { v, ok := env[name]; return v, ok }); err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		for i, s := range again.Settings() {
+			if want := c.Settings()[i]; s.Value != want.Value {
+				t.Fatalf("%q: %s is %q, by the environment %q", text, s.Key, want.Value, s.Value)
+			}
 		}
 	})
 }
