@@ -1,6 +1,9 @@
 package compiler
 
-import "strings"
+import (
+	"path"
+	"strings"
+)
 
 // depOptions collects the options of the -M family, the driver's and those
 // handed on to the preprocessor apart, because gcc's driver gives cc1 its own
@@ -244,6 +247,11 @@ func (p *parser) dependencies() {
 	}
 	if deps.File == "-" || ownName(deps.File) {
 		p.refuse(ReasonDependencyOption, "-MF "+deps.File)
+	}
+	for _, o := range inv.Outputs {
+		if path.Clean(o.Path) == path.Clean(deps.File) { // which of the two is left, is the compiler's order
+			p.refuse(ReasonDependencyOption, "-MF "+deps.File)
+		}
 	}
 	deps.Targets = p.targets(driver)
 	inv.Deps = deps

@@ -116,6 +116,8 @@ var asPlainCases = []asPlain{
 	{name: "one of several directories is missing", only: "gcc", prepare: `mkdir d`,
 		command: `$CC -fstack-usage -c a.c -aux-info=x.x -o x.o && $CC -fstack-usage -c a.c -aux-info=missing/x.x -o d/x.o`, want: "-"},
 
+	{name: "dependency file in the object's place", only: "gcc", want: "dependency-option,dependency-option dependency-option,dependency-option", command: `$CC -MMD -MF ./a.o -c a.c -o a.o; $CC -MD -MF a.s -S a.c`},
+
 	// Further outputs.
 	{name: "split debug information", command: `$CC -g -gsplit-dwarf -c a.c -o a.o && $CC -g -gsplit-dwarf -c a.c -o b.o`, want: "miss,miss hit,hit"},
 	{name: "coverage", command: `$CC --coverage -frandom-seed=1 -c a.c -o a.o && $CC --coverage -frandom-seed=1 -c a.c -o b.o`, want: "miss,miss hit,hit"},
