@@ -100,7 +100,7 @@ func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lo
 	// clang lists what __has_include finds, but does not print it.
 	f.unlisted = inv.Family == GCC || inv.InputsFrom() == FromOutput
 	if inv.Family.MSVC() {
-		f.stacks = make(stacks)
+		f.stacks = newStacks()
 	}
 	for i := range files {
 		p := trimDotSlash(files[i].Path)
@@ -147,8 +147,8 @@ type finder struct {
 	aliases   map[string]int // other name -> index of files
 	pending   []includer     // includers whose directives are to be searched
 	done      map[includerKey]struct{}
-	stacks    stacks // nil without MSVC's search rule
-	unlisted  bool   // what __has_include finds is on no list
+	stacks    *stacks // nil without MSVC's search rule
+	unlisted  bool    // what __has_include finds is on no list
 	memo      map[searchKey]*search
 	absent    map[string]struct{}
 	present   map[string]struct{}
