@@ -23,6 +23,8 @@ type before struct {
 type listing struct {
 	last    stamp
 	entries map[string]compiler.PathKind
+	// complete is as compiler.ReadEntries says; else there are just names.
+	complete bool
 }
 
 // lookAround reads the directories that a compile will search and in which
@@ -41,8 +43,8 @@ func (j *job) lookAround(start *moment) *before {
 }
 
 // list reads a directory, or recalls having done so; nil if it cannot be read
-// or is too large. A large one that changes during a compile keeps the unit
-// out of the cache if the unit asks for files in it.
+// or is too large. Such a one that changes during a compile keeps the unit out
+// of the cache if the unit asks for files in it.
 func (e *Engine) list(dir string) *listing {
 	var st unix.Stat_t
 	now := e.files.now()
@@ -55,13 +57,38 @@ func (e *Engine) list(dir string) *listing {
 	}
 	entries, complete := compiler.ReadEntries(dir)
 	if !complete {
-		return nil
+		if entries = readNames(dir); entries == nil {
+			return nil
+		}
 	}
-	l := &listing{last: s, entries: entries}
+	l := &listing{last: s, entries: entries, complete: complete}
 	if s.proves(now) && !e.files.looseTimes(dir, s.dev) {
 		e.listings.putWeighted(dir, l, int64(len(entries))+16)
 	}
 	return l
+}
+
+// maxNames bounds the directories whose names are read though they are too
+// large for compiler.ReadEntries: some 10 ms.
+const maxNames = 1 << 16
+
+// readNames reads the names of a large directory; nil if it cannot be read or
+// is too large even so.
+func readNames(dir string) map[string]compiler.PathKind {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(maxNames + 1)
+	if err != nil || len(names) > maxNames {
+		return nil
+	}
+	entries := make(map[string]compiler.PathKind, len(names))
+	for _, n := range names {
+		entries[n] = compiler.Unlisted
+	}
+	return entries
 }
 
 // entries is list for a compiler.DirCache.
@@ -70,7 +97,7 @@ func (e *Engine) entries(dir string) (entries map[string]compiler.PathKind, ok b
 	if l == nil {
 		return nil, false
 	}
-	return l.entries, true
+	return l.entries, l.complete
 }
 
 // wasAbsent reports whether a path that is missing now was missing when the
