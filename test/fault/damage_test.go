@@ -45,7 +45,7 @@ func write(t *testing.T, path string, b []byte) {
 	}
 }
 
-// tamper does something to all files of a kind.
+// tamper does something to all of some files.
 type tamper struct {
 	name string
 	do   func(t *testing.T, files []string)
@@ -64,6 +64,15 @@ func tampers() []tamper {
 				write(t, files[i], read(t, files[i-1]))
 			}
 			write(t, files[0], last)
+		}},
+		{"each in another one's place, of another kind too", func(t *testing.T, files []string) {
+			contents := make([][]byte, len(files))
+			for i, path := range files {
+				contents[i] = read(t, path)
+			}
+			for i, path := range files {
+				write(t, path, contents[(i+len(files)/2)%len(files)])
+			}
 		}},
 		{"all the same", func(t *testing.T, files []string) {
 			first := read(t, files[0])
@@ -113,13 +122,15 @@ func TestDamagedCache(t *testing.T) {
 				what := fmt.Sprintf("%s, %s, daemon %v", kind, tamper.name, daemon)
 				w := newWorld(t)
 				run(t, "cp", "-a", good.cache, w.cache)
+				var files []string
 				for dir := range strings.FieldsSeq(kind) {
-					files := w.files(dir)
-					if len(files) < p.units {
-						t.Fatalf("%d files in %s", len(files), dir)
+					some := w.files(dir)
+					if len(some) < p.units {
+						t.Fatalf("%d files in %s", len(some), dir)
 					}
-					tamper.do(t, files)
+					files = append(files, some...)
 				}
+				tamper.do(t, files)
 				if daemon {
 					w.start()
 				}
