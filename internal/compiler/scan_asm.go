@@ -103,8 +103,8 @@ func (s *scanner) asmOperand(text []byte, include bool) int {
 }
 
 // stringText looks into a string literal for text that could make the
-// assembler read a file. next is the index behind the literal.
-func (s *scanner) stringText(text []byte, next int) {
+// assembler read a file. The literal begins at at, and next is behind it.
+func (s *scanner) stringText(text []byte, at, next int) {
 	if s.out.AsmOpaque {
 		return
 	}
@@ -132,7 +132,7 @@ func (s *scanner) stringText(text []byte, next int) {
 			i++
 		}
 	}
-	s.splitText(text, next)
+	s.splitText(text, at, next)
 }
 
 // escapeOfDirective reports whether the escape at the begin of text stands for

@@ -308,7 +308,7 @@ func (s *scanner) str(i int) int {
 	end := s.literalEnd(i, '"')
 	next := s.afterLiteral(end, '"')
 	if i >= s.muted {
-		s.stringText(s.src[i+1:end], next)
+		s.stringText(s.src[i+1:end], i, next)
 	}
 	return next
 }
@@ -389,7 +389,7 @@ func (s *scanner) rawString(i int) int {
 		return 0
 	}
 	end := open + 1 + n
-	s.stringText(src[open+1:end], end+len(closing))
+	s.stringText(src[open+1:end], i, end+len(closing))
 	s.doubts |= noRawStrings
 	return end + len(closing)
 }

@@ -1,86 +1,130 @@
 package compiler
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // A directive of the assembler may be written in pieces: literals that stand
 // side by side, or that macros bring together, are joined before the assembler
-// sees them. That a message ends in a dot tells nothing: the kernel's <linux/fs.h>
-// has "." for the name of a directory, and so would keep each file that includes
-// it from being cached with clang. So the begin of a directive counts only
-// together with the rest of one, in whichever files of a compile the two stand.
+// sees them. That a literal ends in a dot tells nothing: the kernel's
+// <linux/fs.h> has "." for the name of a directory, and so would keep each file
+// that includes it from being cached with clang. So pieces count only if those
+// of all files of a compile, in some order, spell a directive.
 
-// splitParts is what one file has of directives written in pieces.
-type splitParts uint8
+// splitParts is what one file has of directives written in pieces. A piece is
+// a bit: its index in splitPieces.
+type splitParts struct {
+	begin uint8  // bit n: a literal ends in a dot that could begin a statement, and n letters
+	whole uint64 // literals that are nothing but the piece
+	head  uint64 // literals that begin with the piece, words in a macro's argument
+}
 
-const (
-	// splitBegin: a literal ends in a dot that could begin a statement, or in
-	// such a dot and less than would tell which directive it is.
-	splitBegin splitParts = 1 << iota
-	// splitRest: a literal, or a word in a macro's argument, could go on from
-	// there. Of every way to cut "incbin" or "include" in pieces one has the c.
-	splitRest
-)
+// splitPieces are all pieces of the directives' names, 40 of them.
+var splitPieces = func() map[string]int {
+	pieces := make(map[string]int)
+	for _, word := range []string{string(asmIncbin), string(asmInclude)} {
+		for i := range word {
+			for j := i + 1; j <= len(word); j++ {
+				if _, ok := pieces[word[i:j]]; !ok {
+					pieces[word[i:j]] = len(pieces)
+				}
+			}
+		}
+	}
+	return pieces
+}()
 
 // JoinsDirective reports whether these files together may write .incbin or
 // .include in pieces.
 func JoinsDirective(files []File) bool {
-	var parts splitParts
+	var all splitParts
 	for i := range files {
-		parts |= files[i].Scan.split
+		s := files[i].Scan.split
+		all.begin |= s.begin
+		all.whole |= s.whole
+		all.head |= s.head
 	}
-	return parts == splitBegin|splitRest
+	for n := range maxSplitBegin + 1 {
+		if all.begin&(1<<n) != 0 && (all.spell(string(asmIncbin[n:])) || all.spell(string(asmInclude[n:]))) {
+			return true
+		}
+	}
+	return false
 }
 
-// splitText notes what a literal may be of a directive. next is the index
-// behind it.
-func (s *scanner) splitText(text []byte, next int) {
+// maxSplitBegin is the number of letters behind a dot that do not tell yet
+// which directive it is.
+const maxSplitBegin = len("in")
+
+// spell reports whether the pieces can be joined to rest.
+func (p *splitParts) spell(rest string) bool {
+	if p.head&(1<<splitPieces[rest]) != 0 {
+		return true
+	}
+	for i := 1; i < len(rest); i++ {
+		if p.whole&(1<<splitPieces[rest[:i]]) != 0 && p.spell(rest[i:]) {
+			return true
+		}
+	}
+	return false
+}
+
+// splitText notes what the literal from at to next may be of a directive.
+func (s *scanner) splitText(text []byte, at, next int) {
 	if dot := bytes.LastIndexByte(text, '.'); dot >= 0 {
 		switch tail := text[dot+1:]; {
-		case len(tail) == 0:
-			if dot == 0 || bytes.IndexByte([]byte(" nt;}:"), text[dot-1]) >= 0 {
-				s.out.split |= splitBegin
-			}
-		case len(tail) <= len("in") && isAsmBegin(tail):
-			s.out.split |= splitBegin
+		case len(tail) == 0 && dot > 0 && bytes.IndexByte([]byte(" nt;}:"), text[dot-1]) < 0:
+			// The end of a sentence.
+		case len(tail) <= maxSplitBegin && isAsmBegin(tail):
+			s.out.split.begin |= 1 << len(tail)
 		case isAsmBegin(tail):
 			s.asmOpaque()
 		}
 	}
 	n := 0
-	for n < len(text) && 'a' <= text[n]|0x20 && text[n]|0x20 <= 'z' {
+	for n < len(text) && n <= len(asmInclude) && 'a' <= text[n]|0x20 && text[n]|0x20 <= 'z' {
 		n++
 	}
-	if n == 0 || n > len(asmInclude) {
+	if n == 0 || n < len(text) && isWord(text[n]) || s.standsAlone(at, next) {
 		return
 	}
-	head := bytes.ToLower(text[:n])
-	if bytes.IndexByte(head, 'c') < 0 {
-		return
-	}
-	for _, word := range [][]byte{asmIncbin, asmInclude} {
-		switch {
-		case n < len(text):
-			if bytes.HasSuffix(word, head) {
-				s.out.split |= splitRest
-			}
-		case bytes.Contains(word, head):
-			// "c" (x) is an operand of extended assembly, and joined to nothing.
-			for next < len(s.src) && isSpace(s.src[next]) {
-				next++
-			}
-			if next >= len(s.src) || s.src[next] != '(' {
-				s.out.split |= splitRest
-			}
+	if piece, ok := splitPieces[strings.ToLower(string(text[:n]))]; ok {
+		s.out.split.head |= 1 << piece
+		if n == len(text) {
+			s.out.split.whole |= 1 << piece
 		}
 	}
+}
+
+// standsAlone reports whether a literal goes on from no other: where it begins
+// the text of an asm statement, or names the registers that an operand of one
+// may be in, as in asm("in" : "=a" (x)).
+func (s *scanner) standsAlone(at, next int) bool {
+	src := s.src
+	for next < len(src) && isSpace(src[next]) {
+		next++
+	}
+	if next < len(src) && src[next] == '(' {
+		return true
+	}
+	at = s.blanksBefore(at)
+	if at == 0 || src[at-1] != '(' {
+		return false
+	}
+	switch word := string(s.wordBefore(s.blanksBefore(at - 1))); strings.Trim(word, "_") {
+	case "asm", "volatile", "inline", "goto":
+		return true
+	}
+	return false
 }
 
 // splitWords looks for the names of the directives where a macro that makes
 // its arguments strings may take them.
 func (s *scanner) splitWords() {
 	for _, word := range [][]byte{asmIncbin, asmInclude} {
-		src := s.src
-		for at := 0; s.out.split&splitRest == 0; {
+		src, piece := s.src, uint64(1)<<splitPieces[string(word)]
+		for at := 0; s.out.split.head&piece == 0; {
 			i := bytes.Index(src[at:], word)
 			if i < 0 {
 				break
@@ -90,7 +134,7 @@ func (s *scanner) splitWords() {
 			before, after := s.blanksBefore(i), s.blanks(at)
 			if before > 0 && (src[before-1] == '(' || src[before-1] == ',') &&
 				after < len(src) && (src[after] == ')' || src[after] == ',') {
-				s.out.split |= splitRest
+				s.out.split.head |= piece
 			}
 		}
 	}
