@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"cmp"
+	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,8 +37,12 @@ func (e *Engine) claim(outputs []string) (claims, error) {
 	return held, nil
 }
 
+// claimTries is how often a claim is tried, a millisecond apart: others hold
+// what is in its way for less, unless they were stopped.
+const claimTries = 100
+
 func claimFile(name string) (*os.File, error) {
-	for {
+	for try := 0; ; try++ {
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, err
@@ -47,7 +54,7 @@ func claimFile(name string) (*os.File, error) {
 			err = f.Truncate(0)
 		}
 		if err == nil {
-			if err = unix.Flock(int(f.Fd()), unix.LOCK_SH); err == nil {
+			if err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
 				err = unix.Fstat(int(f.Fd()), &st)
 			}
 		}
@@ -57,10 +64,11 @@ func claimFile(name string) (*os.File, error) {
 			}
 		}
 		f.Close()
-		if err != nil && err != unix.EINTR {
-			return nil, err
+		if err != nil && err != unix.EINTR && err != unix.EWOULDBLOCK || try == claimTries {
+			return nil, fmt.Errorf("claiming an output: %w", cmp.Or(err, error(unix.EWOULDBLOCK)))
 		}
-		// Removed between the two calls: the next one is new.
+		// Interrupted, or being emptied or removed by another just now.
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// fault is what strace does to one system call of a process: error=… or
+// sysFault is what strace does to one system call of a process: error=… or
 // signal=KILL, at the nth call of a thread ("3"), or from there on ("3+").
 type sysFault struct{ call, what, when string }
 
