@@ -186,6 +186,9 @@ type Invocation struct {
 	// Timestamped is true where the object's header holds the time of the
 	// compile, so that no two compiles give the same bytes.
 	Timestamped bool
+	// StackSearch is true where "…" is also searched in the directories of the
+	// files that include the includer: Microsoft's rule.
+	StackSearch bool
 	// showIncludes is the last of cl's options that print each included file
 	// on stdout.
 	showIncludes showIncludes

@@ -99,7 +99,7 @@ func FindLookups(inv *Invocation, sp SearchPath, files []File, fs FileSystem) Lo
 	}
 	// clang lists what __has_include finds, but does not print it.
 	f.unlisted = inv.Family == GCC || inv.InputsFrom() == FromOutput
-	if inv.Family.MSVC() {
+	if inv.StackSearch {
 		f.stacks = newStacks()
 	}
 	for i := range files {

@@ -96,6 +96,8 @@ const (
 	setMachine
 	setRandomSeed
 	setArch
+	setTarget
+	setStackSearch // Microsoft's rule for "…"
 	// cl's.
 	setObjectFile // setOutput, and coverage notes go beside it
 	setAllC       // each source is C

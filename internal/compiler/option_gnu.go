@@ -85,8 +85,8 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-std= --std=", form: joined, roles: roleCore | roleProbe},
 	{names: "--std", form: separate, roles: roleProbe},
 	{names: "-traditional-cpp", form: alone},
-	{names: "-target", form: separate, roles: roleProbe},
-	{names: "--target=", form: joined, roles: roleCore | roleProbe},
+	{names: "-target", form: separate, roles: roleProbe, does: setTarget},
+	{names: "--target=", form: joined, roles: roleCore | roleProbe, does: setTarget},
 	{names: "--gcc-toolchain=", form: joined, roles: rolePath | roleProbe},
 	{names: "-stdlib= -rtlib= -unwindlib= --rtlib= --unwindlib= --stdlib=", form: joined, roles: roleProbe},
 	{names: "-resource-dir", form: separate, roles: roleCore | rolePath | roleProbe},
@@ -117,6 +117,7 @@ var gnuGrammar = newGrammar([]option{
 	{names: "--param", form: separate},
 	{names: "--param=", form: joined},
 	{names: "-f", form: joined, roles: roleCore | roleFamily},
+	{names: "-fms-compatibility", form: alone, roles: roleCore, does: setStackSearch, only: Clang},
 	{names: "-fdiagnostics-color= -fdiagnostics-urls= -fdiagnostics-format=", form: joined, roles: roleCore},
 	{names: "-fdiagnostics-format=sarif-file -fdiagnostics-format=json-file", form: alone, does: refused, why: ReasonDumpFiles},
 	{names: "-fdiagnostics-add-output= -fdiagnostics-set-output=", form: joined, does: refused, why: ReasonDumpFiles},
@@ -132,6 +133,7 @@ var gnuGrammar = newGrammar([]option{
 	// Debug information.
 	{names: "-g", form: alone | joined, roles: roleCore | roleFamily, does: setDebug},
 	{names: "--debug", form: alone, does: setDebug},
+	{names: "-gcodeview", form: alone, roles: roleCore, does: setCodeView, only: Clang},
 	{names: "-gz -gno- -gstrict-dwarf -gcolumn-info -grecord-gcc-switches -gas-loc-support -gas-locview-support -gpubnames " +
 		"-gdwarf32 -gdwarf64 -ginline-points -gstatement-frontiers -gvariable-location-views -gembed-source -gsimple-template-names",
 		form: alone | joined, roles: roleCore | roleFamily},
@@ -242,7 +244,8 @@ var gnuGrammar = newGrammar([]option{
 // frontEndGrammar is what may follow -Xclang besides what gnuGrammar knows as
 // options for the front end.
 var frontEndGrammar = newGrammar([]option{
-	{names: "-target-feature -target-cpu -target-abi -tune-cpu -triple -mrelocation-model -pic-level -mcode-model -mllvm",
+	{names: "-triple", form: separate, does: setTarget},
+	{names: "-target-feature -target-cpu -target-abi -tune-cpu -mrelocation-model -pic-level -mcode-model -mllvm",
 		form: separate, roles: roleFamily},
 	{names: "-disable-llvm-passes -disable-llvm-verifier -disable-O0-optnone -disable-lifetime-markers -no-opaque-pointers " +
 		"-opaque-pointers -pic-is-pie -mrelax-all", form: alone},

@@ -39,6 +39,8 @@ func ParseAs(family Family, cmd Command) (*Invocation, error) {
 		_, cxx, _ = FamilyOf(cmd.Compiler)
 	}
 	p := &parser{inv: &Invocation{Family: family, CXX: cxx, Args: args}}
+	// clang takes its target from a prefix of its name.
+	p.microsoft = targetsMicrosoft(baseName(cmd.Args[0])) || targetsMicrosoft(baseName(cmd.Compiler))
 	p.command(args)
 	p.finish()
 	if err := p.refusal(); err != nil {
@@ -70,6 +72,8 @@ type parser struct {
 	debug, splitDwarf, stackUsage, callGraph bool
 	coverage, testCoverage                   bool // --coverage, -ftest-coverage
 	aux                                      []Output
+
+	microsoft, codeView bool // the target is Microsoft's; -gcodeview
 
 	// Of the MSVC grammar: all inputs have one language, wherever the option
 	// for it stands.
@@ -314,6 +318,10 @@ func (p *parser) apply(o namedOption, value string) {
 		p.stackUsage = true
 	case setCallGraph:
 		p.callGraph = true
+	case setTarget:
+		p.microsoft = p.microsoft || targetsMicrosoft(value)
+	case setStackSearch:
+		inv.StackSearch = true
 	default:
 		p.applyMSVC(o.does, value)
 	}

@@ -22,7 +22,7 @@ func followed(does effect) bool {
 	switch does {
 	case noEffect, refused, setDepAll, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony,
 		addQuoteDir, addAngleDir, addSystemDir, addAfterDir, addForced, addMacros, addReadFile, setDebug,
-		setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed:
+		setCodeView, setTarget, setStackSearch, setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed:
 		return true
 	}
 	return false
@@ -91,7 +91,7 @@ func (p *parser) applyMSVC(does effect, value string) {
 	case addSourceCXX:
 		p.inputs = append(p.inputs, msvcInput{value, langCXX})
 	case setCodeView:
-		p.debug = true
+		p.debug, p.codeView = true, true
 	case setShowAll:
 		p.inv.showIncludes = showAll
 	case setShowUser:
@@ -127,6 +127,32 @@ func (p *parser) msvcInputs() {
 	case "", langC, langCXX, langCOut, langCXXOut, langHeader, langModule:
 	default:
 		p.refuse(ReasonLanguage, p.inv.Language)
+	}
+}
+
+// targetsMicrosoft reports whether a target's name, or a compiler's with a
+// target's, may be one of Microsoft's environment: others on Windows are called
+// gnu or mingw.
+func targetsMicrosoft(name string) bool {
+	return strings.Contains(name, "msvc") ||
+		(strings.Contains(name, "windows") || strings.Contains(name, "win32")) && !strings.Contains(name, "gnu") && !strings.Contains(name, "mingw")
+}
+
+// likeMicrosoft draws the conclusions for clang where it compiles for
+// Microsoft's environment without being clang-cl: its defaults are the same
+// there.
+func (p *parser) likeMicrosoft() {
+	inv := p.inv
+	inv.StackSearch = inv.StackSearch || inv.Family.MSVC() || inv.Family == Clang && p.microsoft
+	if inv.Family != Clang {
+		return
+	}
+	if p.debug && (p.microsoft || p.codeView) {
+		inv.RecordsCommand, inv.HoldsOutputName = true, true
+	}
+	inv.Timestamped = p.microsoft && !p.assemble && !inv.LTO
+	if inv.StackSearch && (p.dep.user || p.lists != noEffect) {
+		p.refuse(ReasonDependencyOption, "with Microsoft's search rule")
 	}
 }
 
@@ -211,16 +237,12 @@ const (
 // user's own command does not write one.
 func (inv *Invocation) InputsFrom() InputsFrom {
 	switch {
-	case !inv.Family.MSVC():
-		return FromOption
-	case inv.showIncludes == showUser:
-		// A list with the system's headers makes clang print those as well.
-		return FromPreprocessor
-	case inv.Family == ClangCL && !inv.RecordsCommand:
+	case inv.Family != CL && !inv.RecordsCommand && inv.showIncludes != showUser:
 		return FromOption
 	case inv.showIncludes == showAll:
 		return FromOutput
 	}
+	// A list with the system's headers would make clang-cl print those as well.
 	return FromPreprocessor
 }
 

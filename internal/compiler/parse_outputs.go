@@ -68,6 +68,7 @@ func (p *parser) clangDependencyOption(inner []word) bool {
 // finish draws the conclusions from the whole command line.
 func (p *parser) finish() {
 	inv := p.inv
+	p.likeMicrosoft()
 	if p.lists != noEffect {
 		p.listsOnly()
 		return

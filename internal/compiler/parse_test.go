@@ -147,7 +147,8 @@ func describe(inv *Invocation, err error) string {
 	}{
 		{"cwd", inv.HoldsCwd}, {"output-name", inv.HoldsOutputName}, {"debug", inv.Debug}, {"macros", inv.DebugMacros},
 		{"coverage", inv.Coverage}, {"lto", inv.LTO}, {"native", inv.Native}, {"command", inv.RecordsCommand},
-		{"no time", inv.Family.MSVC() && !inv.Timestamped}, {"shows includes", inv.showIncludes == showAll},
+		{"no time", inv.Family.MSVC() && !inv.Timestamped},
+		{"time", !inv.Family.MSVC() && inv.Timestamped}, {"stack", !inv.Family.MSVC() && inv.StackSearch}, {"shows includes", inv.showIncludes == showAll},
 		{"shows the user's includes", inv.showIncludes == showUser},
 	} {
 		if f.set {
