@@ -125,8 +125,9 @@ func (s *scanner) stringText(text []byte, at, next int) {
 			if escapeOfDirective(text[i:]) && s.hasAsm() {
 				s.asmOpaque()
 			}
-			// A macro's argument behind a dot.
-			if i > 0 && text[i-1] == '.' && i+1 < len(text) && text[i+1] == '\\' && s.hasAsm() {
+			// A macro's argument behind a dot; ".\\?" is a path on Windows.
+			if i > 0 && text[i-1] == '.' && i+2 < len(text) && text[i+1] == '\\' &&
+				(isWord(text[i+2]) || text[i+2] == '(' || text[i+2] == '@') && s.hasAsm() {
 				s.asmOpaque()
 			}
 			i++

@@ -52,6 +52,7 @@ func TestScanAssembly(t *testing.T) {
 		{"m.c", "#define REL \".long 1 - .\"\n__asm__(REL \"\\n\\tincl %eax\");", "", false},
 		{"m.c", `int h(const char *); int g(int x) { __asm__("nop" :: "c" (x)); return h(".") + h(".i"); }`, "", false},
 		{"m.cc", "extern \"C\" int h(const char *); int g() { __asm__(\"inc\" \"l %eax\"); return h(\".\") + h(\"include\"[0] ? \"in\" : \"a.\"); }", opaque, false}, // more than is so
+		{"m.c", `const char *path = ".\\?.dll;" "!\\?.dll"; __asm__("nop");`, "", false},
 		{"m.c", "int h(const char *); int g(int x) { __asm__ volatile (\"in %%dx, %%al\" : \"=a\" (x) : \"d\" (x)); return h(\".\") + h(\"inc\") + h(\"b\") + h(\"in_x\"); }", "", false},
 		{"m.cc", "extern \"C\" int h(const char *); int g() { __asm__(\"inc\" \"l %eax\"); return h(\".\") + h(\"in\"); }", "", false},
 	} {
