@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // program is a real program from Debian's sources.
@@ -18,18 +20,40 @@ type program struct {
 	// source is the name of the source package.
 	source string
 	// prepare makes the unpacked source ready to build, with the plain
-	// compiler.
-	prepare func(t *testing.T, dir string)
+	// compiler. It is told "gcc" or "clang"; the commands that it runs have
+	// PATH from plainEnv.
+	prepare func(t *testing.T, dir, compiler string)
 	// build is the make command line, without -j.
 	build []string
 	// link is a second one, run without -j where the makefile's rules for
 	// linking cannot be run in parallel; nil for none.
 	link []string
+	// clang are the arguments and variables of the environment (NAME=value
+	// both) that make it a build by clang, where prepare does not see to that.
+	clang, clangEnv []string
 	// cc are the arguments that name the compiler as CC=… would; nil where
 	// the program's own configuration has fixed it.
 	cc []string
+	// env are further variables of the build's environment.
+	env []string
+	// launched: the build calls the compiler as hpcc COMPILER …, so that PATH
+	// needs hpcc and no links.
+	launched bool
 	// result is the program that the build makes.
 	result string
+	// everyWay: the program is built in every way that a user would, and not
+	// by links alone.
+	everyWay bool
+	// compilers are those of a short run; a long one has both.
+	compilers []string
+	// refused are the reasons for which hpcc may leave compiles to the compiler.
+	refused []refusal
+}
+
+// refusal is one reason not to cache, for sources that end in one of some
+// suffixes, and why it is right.
+type refusal struct {
+	reason, sources, why string
 }
 
 var programs = []program{
@@ -38,16 +62,22 @@ var programs = []program{
 		prepare: prepareLua,
 		// Debian's libtool rules build each file four times: C and C++,
 		// with and without -fPIC, with -ffile-prefix-map.
-		build:  []string{"make", "-C", "src", "o", "SYSCFLAGS=-DLUA_USE_LINUX", "LIBTOOL=libtool --quiet"},
-		link:   []string{"make", "-C", "src", "linux", "LIBTOOL=libtool --quiet"},
-		cc:     []string{"CC=hpcc gcc -std=gnu99", "CXX=hpcc g++"},
-		result: "src/lua",
+		build:     []string{"make", "-C", "src", "o", "SYSCFLAGS=-DLUA_USE_LINUX", "LIBTOOL=libtool --quiet"},
+		link:      []string{"make", "-C", "src", "linux", "LIBTOOL=libtool --quiet"},
+		cc:        []string{"CC=hpcc gcc -std=gnu99", "CXX=hpcc g++"},
+		clang:     []string{"CC=clang -std=gnu99", "CXX=clang++"},
+		result:    "src/lua",
+		everyWay:  true,
+		compilers: []string{"gcc"},
 	},
 	{
-		source: "redis",
-		build:  []string{"make", "-C", "src", "MALLOC=libc", "USE_SYSTEMD=no", "redis-server"},
-		cc:     []string{"CC=hpcc gcc"},
-		result: "src/redis-server",
+		source:    "redis",
+		build:     []string{"make", "-C", "src", "MALLOC=libc", "USE_SYSTEMD=no", "redis-server"},
+		cc:        []string{"CC=hpcc gcc"},
+		clang:     []string{"CC=clang"},
+		result:    "src/redis-server",
+		everyWay:  true,
+		compilers: []string{"gcc"},
 	},
 	{
 		source:  "sqlite3",
@@ -55,12 +85,14 @@ var programs = []program{
 		// Each file of its own instead of the amalgamation: a hundred
 		// compiles that read generated headers, in a directory apart from
 		// the sources, named by absolute paths.
-		build:  []string{"make", "-C", "bld", "sqlite3"},
-		result: "bld/sqlite3",
+		build:     []string{"make", "-C", "bld", "sqlite3"},
+		result:    "bld/sqlite3",
+		everyWay:  true,
+		compilers: []string{"gcc"},
 	},
 }
 
-func prepareLua(t *testing.T, dir string) {
+func prepareLua(t *testing.T, dir, _ string) {
 	// What debian/rules writes before it calls make.
 	header := "#ifndef _LUA_DEB_MULTIARCH_\n#define _LUA_DEB_MULTIARCH_\n#define DEB_HOST_MULTIARCH \"host\"\n#endif\n"
 	if err := os.WriteFile(filepath.Join(dir, "src", "lua5.4-deb-multiarch.h"), []byte(header), 0o644); err != nil {
@@ -68,20 +100,39 @@ func prepareLua(t *testing.T, dir string) {
 	}
 }
 
-func prepareSqlite(t *testing.T, dir string) {
+func prepareSqlite(t *testing.T, dir, compiler string) {
 	bld := filepath.Join(dir, "bld")
 	if err := os.Mkdir(bld, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"--disable-amalgamation", "--disable-tcl", "--disable-readline", "--disable-load-extension"}
+	args := []string{"../configure", "--disable-amalgamation", "--disable-tcl", "--disable-readline", "--disable-load-extension",
+		"CC=" + compiler}
 	if !soak() { // the shared library compiles every file a second time
 		args = append(args, "--disable-shared")
 	}
-	cmd := exec.Command("../configure", args...)
-	cmd.Dir = bld
+	run(t, bld, args...)
+}
+
+// run runs a command with the plain compiler first in PATH.
+func run(t *testing.T, dir string, argv ...string) {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = dir, plainEnv("")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("configure: %v\n%s", err, tail(out))
+		t.Fatalf("%q: %v\n%s", argv, err, tail(out))
 	}
+}
+
+// by is the program as built by one compiler.
+func (p program) by(compiler string) program {
+	if compiler == "clang" {
+		p.build, p.env = slices.Concat(p.build, p.clang), slices.Concat(p.env, p.clangEnv)
+		if p.link != nil {
+			p.link = slices.Concat(p.link, p.clang)
+		}
+		p.cc = nil
+	}
+	return p
 }
 
 // soak is true where rare faults are looked for, at the price of time.
@@ -97,7 +148,7 @@ type tree struct {
 }
 
 // unpack fetches the program's source and makes it ready to build in dir.
-func (p program) unpack(t *testing.T, dir string) *tree {
+func (p program) unpack(t *testing.T, dir, compiler string) *tree {
 	t.Helper()
 	out, err := exec.Command("../../scripts/fetch-source", p.source, dir).CombinedOutput()
 	if err != nil {
@@ -109,9 +160,9 @@ func (p program) unpack(t *testing.T, dir string) *tree {
 		t.Fatal(err)
 	}
 	if p.prepare != nil {
-		p.prepare(t, dir)
+		p.prepare(t, dir, compiler)
 	}
-	tr := &tree{program: p, dir: dir, original: map[string]bool{}}
+	tr := &tree{program: p.by(compiler), dir: dir, original: map[string]bool{}}
 	tr.walk(t, func(path string) { tr.original[path] = true })
 	return tr
 }
@@ -146,12 +197,15 @@ func (tr *tree) clean(t *testing.T) {
 }
 
 // make runs the build, with env as the environment and more at the end of the
-// make command line.
-func (tr *tree) make(t *testing.T, env []string, more ...string) {
+// make command line. It returns what that took, for the log.
+func (tr *tree) make(t *testing.T, env []string, more ...string) string {
 	t.Helper()
-	if out, err := tr.command(env, more...).CombinedOutput(); err != nil {
+	start, cmd := time.Now(), tr.command(env, more...)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: build: %v\n%s", tr.source, err, tail(out))
 	}
+	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return fmt.Sprintf("built in %.1f s, %.1f s of processor time", time.Since(start).Seconds(), used.Seconds())
 }
 
 // command is the whole build as one command.
@@ -167,7 +221,7 @@ func (tr *tree) command(env []string, more ...string) *exec.Cmd {
 	}
 	cmd := exec.Command("sh", slices.Concat([]string{"-c", script, "sh"}, tr.build, more)...)
 	cmd.Dir = tr.dir
-	cmd.Env = env
+	cmd.Env = slices.Concat(env, tr.env)
 	return cmd
 }
 
@@ -189,7 +243,9 @@ func (tr *tree) outputs(t *testing.T) map[string][]byte {
 			return
 		}
 		switch filepath.Ext(path) {
-		case ".o", ".d", ".gcno", ".dwo", ".su":
+		case ".o", ".d", ".gcno", ".dwo", ".su", ".s":
+		case ".cmd", ".Po": // what kbuild and automake make of dependency files
+		case ".deb":
 		default:
 			if path != tr.result {
 				return

@@ -5,22 +5,31 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
+
+	"hpcc.dev/hpcc/test/strace"
 )
 
 // The test binary is also the recording compiler: under a compiler's name it
-// appends the call to $E2E_RECORD and becomes the compiler of that name in
-// $E2E_REAL_PATH.
+// runs the compiler of that name in $E2E_REAL_PATH, under the name hpcc the one
+// that its first argument names, and appends the call to $E2E_RECORD. With
+// $E2E_TRACE, a directory, strace writes there what the compile looked up.
 func TestMain(m *testing.M) {
 	if record := os.Getenv("E2E_RECORD"); record != "" && !strings.HasSuffix(os.Args[0], ".test") {
-		fmt.Fprintln(os.Stderr, "recorder:", recordAndRun(record))
-		os.Exit(125)
+		code, err := runAndRecord(record)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "recorder:", err)
+			code = 125
+		}
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }
@@ -29,41 +38,60 @@ func TestMain(m *testing.M) {
 type call struct {
 	Dir  string   `json:"dir"`
 	Args []string `json:"args"`
+	// Exit is the compiler's exit code.
+	Exit int `json:"exit"`
+	// Trace is the prefix of strace's files, "" if it was not traced.
+	Trace string `json:"trace,omitempty"`
+
+	tree string // the directory of the tree whose build it is of
 }
 
-func recordAndRun(record string) error {
-	dir, err := os.Getwd()
-	if err != nil {
-		return err
+func runAndRecord(record string) (exit int, err error) {
+	c := call{Args: os.Args}
+	name := filepath.Base(c.Args[0])
+	if name == "hpcc" {
+		c.Args = c.Args[1:]
+		name = c.Args[0]
 	}
-	line, err := json.Marshal(call{Dir: dir, Args: os.Args})
+	if c.Dir, err = os.Getwd(); err != nil {
+		return 0, err
+	}
+	// gcc finds its helpers by looking its own name up in PATH: there it must
+	// not find the recorder.
+	if err := os.Setenv("PATH", os.Getenv("E2E_REAL_PATH")); err != nil {
+		return 0, err
+	}
+	path, err := exec.LookPath(name)
 	if err != nil {
-		return err
+		return 0, err
+	}
+	cmd := &exec.Cmd{Path: path, Args: c.Args}
+	if dir := os.Getenv("E2E_TRACE"); dir != "" && c.cacheable() {
+		c.Trace = filepath.Join(dir, fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()))
+		traced := slices.Concat(strace.Command(c.Trace), []string{path}, c.Args[1:])
+		cmd = exec.Command(traced[0], traced[1:]...)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	var failed *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &failed) {
+		return 0, err
+	}
+	c.Exit = cmd.ProcessState.ExitCode()
+	line, err := json.Marshal(c)
+	if err != nil {
+		return 0, err
 	}
 	f, err := os.OpenFile(record, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	defer f.Close()
 	// One write: calls of a parallel build do not mix.
-	if _, err := f.Write(append(line, '\n')); err != nil {
-		return err
-	}
-	name := filepath.Base(os.Args[0])
-	for _, d := range filepath.SplitList(os.Getenv("E2E_REAL_PATH")) {
-		path := filepath.Join(d, name)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			// gcc finds its helpers by looking its own name up in PATH: there
-			// it must not find the recorder.
-			if err := os.Setenv("PATH", os.Getenv("E2E_REAL_PATH")); err != nil {
-				return err
-			}
-			return syscall.Exec(path, os.Args, os.Environ())
-		}
-	}
-	return fmt.Errorf("no %s in %s", name, os.Getenv("E2E_REAL_PATH"))
+	_, err = f.Write(append(line, '\n'))
+	return c.Exit, err
 }
 
-func readCalls(t *testing.T, record string) []call {
+func readCalls(t *testing.T, tr *tree, record string) []call {
 	t.Helper()
 	f, err := os.Open(record)
 	if err != nil {
@@ -78,6 +106,7 @@ func readCalls(t *testing.T, record string) []call {
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			t.Fatalf("record: %v", err)
 		}
+		c.tree = tr.dir
 		calls = append(calls, c)
 	}
 	if err := lines.Err(); err != nil {
@@ -92,11 +121,12 @@ func readCalls(t *testing.T, record string) []call {
 var separate = []string{
 	"-o", "-I", "-D", "-U", "-x", "-include", "-imacros", "-isystem", "-iquote", "-idirafter",
 	"-MF", "-MT", "-MQ", "-L", "-l", "-Xlinker", "-Xassembler", "-Xpreprocessor", "-T", "-u", "-z",
+	"-mllvm", "-Xclang", "-target", "--param", "-G",
 }
 
 // cacheable says whether the call compiles exactly one source with -c or -S.
 func (c call) cacheable() bool {
-	compiles, sources := false, 0
+	compiles, sources, language := false, 0, ""
 	for i := 1; i < len(c.Args); i++ {
 		arg := c.Args[i]
 		switch {
@@ -104,9 +134,14 @@ func (c call) cacheable() bool {
 			compiles = true
 		case arg == "-E" || arg == "-M" || arg == "-MM" || arg == "-":
 			return false
+		case arg == "-x" && i+1 < len(c.Args):
+			i++
+			language = c.Args[i]
 		case slices.Contains(separate, arg):
 			i++
 		case strings.HasPrefix(arg, "-"):
+		case language != "" && language != "none":
+			sources++
 		default:
 			switch filepath.Ext(arg) {
 			case ".c", ".cc", ".cpp", ".cxx", ".C", ".m", ".mm", ".s", ".S", ".sx", ".i", ".ii":
@@ -117,10 +152,12 @@ func (c call) cacheable() bool {
 	return compiles && sources == 1
 }
 
+// cacheableOf are the calls whose results a cache can keep: failing ones leave
+// none.
 func cacheableOf(calls []call) []call {
 	var some []call
 	for _, c := range calls {
-		if c.cacheable() {
+		if c.Exit == 0 && c.cacheable() {
 			some = append(some, c)
 		}
 	}
@@ -160,6 +197,7 @@ func TestCacheable(t *testing.T) {
 		"gcc -o a a.c":                         false,
 		"gcc -E a.c":                           false,
 		"gcc -c -x c -":                        false,
+		"gcc -c -x c /dev/null -o a.o":         true,
 		"gcc -o a a.o b.o":                     false,
 		"g++ -std=c++17 -c x.cpp -include y.c": true,
 	} {

@@ -81,8 +81,12 @@ func plainEnv(first string) []string {
 func (w *world) env(first string) []string {
 	return append(plainEnv(first),
 		"HPCC_CONFIG_DIR="+filepath.Join(w.dir, "config"),
-		"HPCC_CACHE_DIR="+filepath.Join(w.dir, "cache"))
+		"HPCC_CACHE_DIR="+filepath.Join(w.dir, "cache"),
+		"HPCC_STATS_LOG="+w.logFile())
 }
+
+// logFile is where hpcc writes a line for each compile.
+func (w *world) logFile() string { return filepath.Join(w.dir, "compiles.json") }
 
 // hpcc runs the command line and returns its stdout.
 func (w *world) hpcc(args ...string) []byte {
