@@ -4,7 +4,8 @@
 #   make build     bin/hpcc, bin/hpccd
 #   make demo      build a real program cold and warm, and explain a miss
 #   make test      vet, unit tests, script tests, fuzz seeds, race detector
-#   make e2e       redis, lua and sqlite3 through hpcc, against the plain compiler
+#   make e2e       redis, sqlite3, Linux and others through hpcc, against the plain
+#                  compiler and what strace saw of it
 #   make soak      the same in the counts that find rare faults
 #   make fuzz      every fuzz target for FUZZTIME (10m), one after the other
 #   make bench     ratios against ccache, sccache and zccache -> docs/performance.md

@@ -22,7 +22,7 @@ const jobs = "-j4"
 // TestPrograms builds each program by the plain compiler and through hpcc in
 // every way that a user would, and compares.
 func TestPrograms(t *testing.T) {
-	for _, p := range programs {
+	for _, p := range all {
 		for _, compiler := range []string{"gcc", "clang"} {
 			if !soak() && !slices.Contains(p.compilers, compiler) {
 				continue
