@@ -70,11 +70,16 @@ func acquire(path string, patience time.Duration) (*os.File, error) {
 			pause = min(2*pause, 5*time.Millisecond)
 		}
 		held, err := f.Stat()
-		if err == nil {
-			if named, err := os.Stat(path); err == nil && os.SameFile(held, named) {
-				return f, nil
-			}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		if named, err := os.Stat(path); err == nil && os.SameFile(held, named) {
+			return f, nil
 		}
 		f.Close()
+		if time.Now().After(deadline.Add(lockPatience)) {
+			return nil, ErrBusy // another file each time
+		}
 	}
 }
