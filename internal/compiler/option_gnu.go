@@ -113,6 +113,8 @@ var gnuGrammar = newGrammar([]option{
 	{names: "-W", form: alone | joined, roles: roleCore | roleFamily},
 	{names: "--all-warnings --extra-warnings --no-warnings -w -pedantic --pedantic -pedantic-errors --pedantic-errors", form: alone},
 	{names: "-R", form: joined, roles: roleCore | roleFamily, only: Clang},
+	// Linux gives it to every unit, for clang 15 and older.
+	{names: "-enable-trivial-auto-var-init-zero-knowing-it-will-be-removed-from-clang", form: alone, only: Clang},
 	{names: "-Qunused-arguments -Qn -Qy", form: alone, roles: roleCore},
 	{names: "--param", form: separate},
 	{names: "--param=", form: joined},
