@@ -299,9 +299,10 @@ var aside = []struct{ class, why, by, paths string }{
 	},
 	{
 		class: "for the linker",
-		why:   "the distribution, clang's own run-time libraries: options of the linker alone (LLVM 14, ToolChains/Linux.cpp)",
+		why:   "the distribution, clang's own run-time libraries, libraries for -m32: options of the linker alone (LLVM 14, ToolChains/Linux.cpp)",
 		by:    "clang clang++",
-		paths: "/etc/os-release /etc/lsb-release /etc/redhat-release /etc/debian_version /usr/lib/llvm-14/lib/clang/14.0.6/lib/",
+		paths: "/etc/os-release /etc/lsb-release /etc/redhat-release /etc/debian_version /usr/lib/llvm-14/lib/clang/14.0.6/lib/ " +
+			"/lib/i386-linux-gnu /usr/lib/i386-linux-gnu",
 	},
 	{
 		class: "for CUDA and HIP",
