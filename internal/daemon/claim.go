@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -44,6 +46,12 @@ const claimTries = 100
 func claimFile(name string) (*os.File, error) {
 	for try := 0; ; try++ {
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if errors.Is(err, fs.ErrNotExist) && try < claimTries {
+			// The cache has been emptied, directories and all.
+			if err = os.MkdirAll(filepath.Dir(name), 0o700); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
