@@ -54,7 +54,7 @@ setup:
 .PHONY: test
 test: setup build vet
 	# -count=1: script tests run programs that go test's cache knows nothing of.
-	for m in $(MODULES); do (cd $$m && go test -count=1 ./...); done
+	for m in $(MODULES); do (cd $$m && go test -count=1 -timeout 30m ./...); done
 	go test -race -short $(foreach p,$(RACE),$(if $(wildcard internal/$p),./internal/$p/...))
 
 .PHONY: vet

@@ -185,7 +185,7 @@ func trimDotSlash(name string) string {
 
 // escapeGCC quotes for make: backslashes count only before a blank.
 func escapeGCC(name string) string {
-	if strings.IndexAny(name, "$# \t") < 0 {
+	if !strings.ContainsAny(name, "$# \t") {
 		return name
 	}
 	var out []byte
@@ -269,7 +269,7 @@ func renderClang(targets []DepTarget, deps []string, source string, phony bool) 
 // escapeClang writes a file's name; clang takes a backslash for a separator
 // and writes it as a slash.
 func escapeClang(name string) string {
-	if strings.IndexAny(name, "\\$# ") < 0 {
+	if !strings.ContainsAny(name, "\\$# ") {
 		return name
 	}
 	var out []byte

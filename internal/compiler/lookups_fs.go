@@ -185,7 +185,7 @@ func ReadEntries(dir string) (entries map[string]PathKind, complete bool) {
 			}
 		}
 	}
-	return entries, (err == nil || err == io.EOF) && len(list) < maxListed
+	return entries, (err == nil || errors.Is(err, io.EOF)) && len(list) < maxListed
 }
 
 // abs makes path absolute without cleaning it.

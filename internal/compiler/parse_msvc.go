@@ -202,10 +202,9 @@ func (p *parser) msvcOutput(value, suffix string) string {
 	name := p.inv.Source
 	name = name[strings.LastIndexAny(name, slashes)+1:]
 	file := value[strings.LastIndexAny(value, slashes)+1:]
-	switch {
-	case file == "":
+	if file == "" {
 		name = value + name
-	default:
+	} else {
 		name = value
 		// "." and ".." have none, as to std::filesystem.
 		if strings.Contains(file, ".") && file != "." && file != ".." {

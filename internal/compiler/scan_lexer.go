@@ -182,11 +182,11 @@ func (s *scanner) moduleLine(i int) int {
 	switch string(w) {
 	case "export":
 		next := s.blanks(end)
-		w2, end2 := s.word(next)
-		if string(w2) != "module" && string(w2) != "import" {
+		exported, after := s.word(next)
+		if string(exported) != "module" && string(exported) != "import" {
 			return end
 		}
-		w, end = w2, end2
+		end = after
 	case "import", "module":
 	default:
 		if len(w) == 0 {

@@ -72,7 +72,7 @@ func claimFile(name string) (*os.File, error) {
 			}
 		}
 		f.Close()
-		if err != nil && err != unix.EINTR && err != unix.EWOULDBLOCK || try == claimTries {
+		if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EWOULDBLOCK) || try == claimTries {
 			return nil, fmt.Errorf("claiming an output: %w", cmp.Or(err, error(unix.EWOULDBLOCK)))
 		}
 		// Interrupted, or being emptied or removed by another just now.

@@ -94,7 +94,7 @@ func Explain(ctx context.Context, c *cache.Disk, path string) (*Explanation, err
 	now, err := storedEntry(c, last.Action)
 	if err != nil {
 		x.Note = "its result is not in the cache any more"
-		return x, nil
+		return x, nil //nolint:nilerr // that is the explanation
 	}
 	compare(ctx, c, x, rec, last, now)
 	return x, nil

@@ -46,8 +46,9 @@ type file struct {
 	mu   sync.Mutex
 	last stamp
 	sum  digest.Digest
-	// trusted is false while last proves nothing (clock.go), or the file lies on a file system whose times cannot be relied on: then
-	// the content is read again each time.
+	// trusted is false while last proves nothing (clock.go), or the file lies
+	// on a file system whose times cannot be relied on: then the content is
+	// read again each time.
 	trusted bool
 }
 
@@ -99,11 +100,10 @@ func (t *fileTable) at(path string) *file {
 func (t *fileTable) digest(f *file) (digest.Digest, stamp, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(f.path, &st); err != nil {
-		var why error = err
 		if throughProc(f.path) {
-			why = errOwnName
+			err = errOwnName
 		}
-		return digest.Digest{}, stamp{}, &fs.PathError{Op: "stat", Path: f.path, Err: why}
+		return digest.Digest{}, stamp{}, &fs.PathError{Op: "stat", Path: f.path, Err: err}
 	}
 	s := t.stamp(&st)
 	f.mu.Lock()

@@ -21,15 +21,15 @@ var errOwnName = errors.New("means another file to each process")
 func openShared(path string, flags int, perm os.FileMode) (fd int, err error) {
 	flags |= unix.O_CLOEXEC
 	fd, err = openat2(path, flags, perm)
-	if err == unix.ENOSYS || err == unix.EPERM {
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 		// A kernel before 5.6, or a sandbox that does not know the call.
-		if err = nil; throughProc(path) {
+		if throughProc(path) {
 			err = unix.ELOOP
 		} else {
 			fd, err = unix.Open(path, flags, uint32(perm))
 		}
 	}
-	if err == unix.ELOOP && throughProc(path) {
+	if errors.Is(err, unix.ELOOP) && throughProc(path) {
 		return -1, &fs.PathError{Op: "open", Path: path, Err: errOwnName}
 	}
 	if err != nil {

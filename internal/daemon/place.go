@@ -53,9 +53,9 @@ func (s *Server) samePeer(conn net.Conn) bool {
 		return false
 	}
 	same := false
-	raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 		same = err == nil && int(cred.Uid) == os.Geteuid()
 	})
-	return same
+	return err == nil && same
 }

@@ -224,18 +224,18 @@ func (s *Server) converse(conn net.Conn) {
 	hello := first.GetHello()
 	if !ipc.TokenEqual(hello.GetToken(), s.end.Token) {
 		s.opt.Log.Warn("token-refused", "remote", conn.RemoteAddr().String())
-		c.send(refused(ipcv1.Refused_WHY_TOKEN, "wrong token"))
+		_ = c.send(refused(ipcv1.Refused_WHY_TOKEN, "wrong token"))
 		return
 	}
 	switch {
 	case hello.GetProtocol() != ipc.Protocol:
-		c.send(refused(ipcv1.Refused_WHY_PROTOCOL, fmt.Sprintf("the daemon speaks protocol %d", ipc.Protocol)))
+		_ = c.send(refused(ipcv1.Refused_WHY_PROTOCOL, fmt.Sprintf("the daemon speaks protocol %d", ipc.Protocol)))
 	case hello.GetVersion() != ipc.Version:
-		c.send(refused(ipcv1.Refused_WHY_VERSION, "the daemon is version "+ipc.Version))
+		_ = c.send(refused(ipcv1.Refused_WHY_VERSION, "the daemon is version "+ipc.Version))
 	case first.GetCompile() != nil:
 		s.compile(c, first.GetCompile())
 	case first.GetAdmin() != nil:
-		c.send(&ipcv1.ServerMessage{Admin: s.admin(first.GetAdmin())})
+		_ = c.send(&ipcv1.ServerMessage{Admin: s.admin(first.GetAdmin())})
 	}
 }
 
@@ -245,12 +245,12 @@ func refused(why ipcv1.Refused_Why, detail string) *ipcv1.ServerMessage {
 
 func (s *Server) compile(c *conversation, req *ipcv1.Compile) {
 	if differs := s.differs(req); differs != "" {
-		c.send(&ipcv1.ServerMessage{OneShot: &ipcv1.OneShot{Reason: differs}})
+		_ = c.send(&ipcv1.ServerMessage{OneShot: &ipcv1.OneShot{Reason: differs}})
 		return
 	}
 	ctx, stop := c.watch()
 	defer stop()
-	c.send(s.engine.Compile(ctx, req, c))
+	_ = c.send(s.engine.Compile(ctx, req, c))
 }
 
 // admin answers a command of hpcc's command line.

@@ -101,7 +101,7 @@ func (io *stdio) capture(fd, limit int) (*stream, error) {
 		if err != nil {
 			// The command gets the terminal itself. Being seen as it would be
 			// without us matters more than being cached.
-			return &stream{from: closed, to: closed, lost: true}, nil
+			return &stream{from: closed, to: closed, lost: true}, nil //nolint:nilerr // see above
 		}
 		io.give(fd, child)
 		return &stream{from: from, to: fd, limit: limit}, nil
