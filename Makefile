@@ -66,7 +66,7 @@ vet:
 
 .PHONY: e2e
 e2e: setup build
-	go test -tags e2e -count=1 -timeout 40m -v ./test/e2e
+	go test -tags e2e -count=1 -timeout 60m -v ./test/e2e
 
 .PHONY: soak
 soak: setup build
