@@ -221,6 +221,20 @@ func newExplainer(c compiled, entry *action.Entry, tool toolchain, processes []s
 	for _, name := range entry.Action.Absent {
 		note(x.absent, name)
 	}
+	// clang looks which directories of the search path there are, even for a
+	// unit that includes nothing; what is not there must be an absence.
+	for i, arg := range c.call.Args {
+		for _, option := range []string{"-I", "-iquote", "-isystem", "-idirafter"} {
+			if dir, ok := strings.CutPrefix(arg, option); ok {
+				if dir == "" && i+1 < len(c.call.Args) {
+					dir = c.call.Args[i+1]
+				}
+				dir = x.at(c.Dir, dir)
+				x.pass(dir)
+				x.passed[dir] = true
+			}
+		}
+	}
 	for _, name := range c.outputs() {
 		note(x.written, name)
 	}
