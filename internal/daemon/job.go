@@ -259,17 +259,22 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 	if err := j.writeAll(files); err != nil {
 		return nil, err
 	}
-	j.outcome = outcome{kind: hitDirect, action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
-	switch {
-	case inv.Mode == compiler.Listing:
-		j.outcome.kind = listHit
-	case !j.preprocessed.IsZero():
-		j.outcome.kind = hitPreprocessed
-	}
+	j.outcome = outcome{kind: j.hitKind(), action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
 	return &ipcv1.ServerMessage{Done: &ipcv1.Done{
 		Stdout: p.paths.LocalText(r.Stdout),
 		Stderr: p.paths.LocalText(r.Stderr),
 	}}, nil
+}
+
+// hitKind is what a hit of this job counts as.
+func (j *job) hitKind() kind {
+	switch {
+	case j.prep.inv.Mode == compiler.Listing:
+		return listHit
+	case !j.preprocessed.IsZero():
+		return hitPreprocessed
+	}
+	return hitDirect
 }
 
 // writeAll writes the outputs of a hit. If it cannot write all, nothing is new:

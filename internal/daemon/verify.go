@@ -116,13 +116,7 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 	if j.prep.inv.Deps.Requested && !j.sameDependencies(c) {
 		differs = append(differs, "dependencies")
 	}
-	j.outcome = outcome{kind: hitDirect, action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
-	switch {
-	case j.prep.inv.Mode == compiler.Listing:
-		j.outcome.kind = listHit
-	case !j.preprocessed.IsZero():
-		j.outcome.kind = hitPreprocessed
-	}
+	j.outcome = outcome{kind: j.hitKind(), action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
 	if len(differs) == 0 {
 		return
 	}
