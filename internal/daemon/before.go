@@ -3,6 +3,7 @@ package daemon
 import (
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -177,10 +178,28 @@ func (b *before) turnedOn(path string, seen map[string]bool, links int) string {
 				return t
 			}
 		case unix.S_IFDIR:
-			if changed && st.Mtim.Nano() != st.Ctim.Nano() && !b.files.looseTimes(at, st.Dev) {
+			if changed && !b.files.looseTimes(at, st.Dev) && wasRenamed(at, &st) {
 				return at
 			}
 		}
 	}
 	return ""
 }
+
+// wasRenamed reports whether the last change to a directory was to itself, not to
+// what it holds: then the times of modification and of change differ. stat(2)
+// reads the two one after the other, and what is added between shows in one of
+// them (in a busy /tmp, in one call of a hundred), so a difference counts only
+// if it stays.
+func wasRenamed(dir string, st *unix.Stat_t) bool {
+	ino := st.Ino
+	for try := 0; st.Mtim != st.Ctim; try++ {
+		if try == wasRenamedTries || unix.Lstat(dir, st) != nil || st.Ino != ino {
+			return true
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+	return false
+}
+
+const wasRenamedTries = 10
