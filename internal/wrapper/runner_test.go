@@ -4,6 +4,7 @@ package wrapper
 
 import (
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,6 +135,9 @@ func sigName(sig syscall.Signal) string {
 }
 
 func TestRunForwardsSignals(t *testing.T) {
+	// Under nohup(1) it would be ignored by all that is started here.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
 		w := newWorld(t)
 		w.script("gcc", `trap 'echo cleaned up; exit 3' `+sigName(sig)+`; echo ready > `+w.dir+`/ready; while :; do sleep 0.02; done`)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,6 +18,9 @@ import (
 // TestSignals ends compiles by the signals of a terminal, of kill and of a lost
 // connection: hpcc ends as the compiler does, and none of it stays behind.
 func TestSignals(t *testing.T) {
+	// Under nohup(1) it would be ignored by all that is started here.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	t.Cleanup(func() { signal.Reset(syscall.SIGHUP) })
 	for _, mode := range []string{"daemon", "oneshot"} {
 		m := newPlainMode(t, mode)
 		for _, cc := range []string{"gcc", "clang"} {
