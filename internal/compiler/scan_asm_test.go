@@ -9,53 +9,59 @@ import (
 	"testing"
 )
 
+// opaque marks what a scan of sources cannot tell.
+const opaque = "opaque"
+
+// asmCases are ways to make an assembler read a file, and what only looks like
+// one.
+var asmCases = []struct {
+	name, src, want string
+	reads           bool // fails where the file is missing
+}{
+	{"m.c", `__asm__(".incbin \"f\"");`, "f", true},
+	{"m.c", `__asm__("nop\n\t.incbin\t\"f\",1,2\n");`, "f", true},
+	{"m.c", `__asm__(" .INCBIN \"f\"");`, "f", true},
+	{"m.c", `__asm__(".Include \"f\"");`, "f/", true},
+	{"m.c", `void g(void) { __asm__ volatile ("nop; .incbin \"f\"" ::: "memory"); }`, "f", true},
+	{"m.cc", `asm(R"(.incbin "f")");`, opaque, true},
+	{"m.c", `__asm__(".inc" "bin \"f\"");`, opaque, true},
+	{"m.c", `__asm__("." "incbin \"f\"");`, opaque, true},
+	{"m.c", `__asm__(".incbin \"" "f" "\"");`, opaque, true},
+	{"m.c", `__asm__(".incbin \"\146\"");`, opaque, true},
+	{"m.c", `__asm__("\056incbin \"f\"");`, opaque, true},
+	{"m.c", `__asm__(".\x69ncbin \"f\"");`, opaque, true},
+	{"m.c", "__asm__(\".in\\\ncbin \\\"f\\\"\");", "f", true},
+	{"m.c", "#define S(x) #x\n__asm__(S(.incbin \"f\"));", "f", true},
+	{"m.c", "#define S(x) #x\n__asm__(S(.inc) \"bin \\\"f\\\"\");", opaque, true},
+	{"m.c", "#define S(x) #x\n__asm__(S(.)S(incbin)\" \\\"f\\\"\");", opaque, true},
+	{"m.c", "#define F \"f\"\n#define S(x) T(x)\n#define T(x) #x\n__asm__(S(.incbin F));", opaque, true},
+	{"m.c", `__asm__(".macro m x\n .\\x \"f\"\n.endm\n m incbin");`, opaque, true},
+	{"m.c", `void g(void) { __asm__(".{incbin|x} \"f\"" ::); }`, opaque, true},
+	{"m.S", ".incbin \"f\"\n", "f", true},
+	{"m.S", "#define F \"f\"\n.incbin F\n", opaque, true},
+	{"m.S", ".macro m x\n.incbin \"\\x\"\n.endm\nm f\n", opaque, true},
+	{"m.S", ".macro m x\n.\\x \"f\"\n.endm\nm incbin\n", opaque, true},
+	{"m.s", "nop ; .include \"f\"\n", "f/", true},
+	{"m.c", `struct s { int include; } x = { .include = 1 }; int g(void) { return x.include; }`, "", false},
+	{"m.c", `const char *s = "%d.%s in .init"; const char *t = "a.\n";`, "", false},
+	{"m.c", `const char *s = "\033[1m\0"; __asm__("nop");`, "", false},
+	{"m.c", `__asm__("." "i" "n" "c" "bin \"f\"");`, opaque, true},
+	{"m.c", `__asm__("nop;.in" "clude \"f\"");`, opaque, true},
+	{"m.c", "#define DO(op) __asm__(\".\" #op \" \\\"f\\\"\")\nDO( include );", opaque, true},
+	{"m.c", "#define DO(a, b) __asm__(a b)\nDO(\".\", \"INCLUDE \\\"f\\\"\");", opaque, true},
+	{"m.c", "#define REL \".long 1 - .\"\n__asm__(REL \"\\n\\tincl %eax\");", "", false},
+	{"m.c", `int h(const char *); int g(int x) { __asm__("nop" :: "c" (x)); return h(".") + h(".i"); }`, "", false},
+	{"m.cc", "extern \"C\" int h(const char *); int g() { __asm__(\"inc\" \"l %eax\"); return h(\".\") + h(\"include\"[0] ? \"in\" : \"a.\"); }", opaque, false}, // more than is so
+	{"m.c", `const char *path = ".\\?.dll;" "!\\?.dll"; __asm__("nop");`, "", false},
+	{"m.c", "int h(const char *); int g(int x) { __asm__ volatile (\"in %%dx, %%al\" : \"=a\" (x) : \"d\" (x)); return h(\".\") + h(\"inc\") + h(\"b\") + h(\"in_x\"); }", "", false},
+	{"m.cc", "extern \"C\" int h(const char *); int g() { __asm__(\"inc\" \"l %eax\"); return h(\".\") + h(\"in\"); }", "", false},
+}
+
 // TestScanAssembly lists ways to make an assembler read a file. The real
 // compilers say whether each does: without the file it fails.
 func TestScanAssembly(t *testing.T) {
 	scanTools(t, "gcc-12", "clang-14")
-	const opaque = "opaque"
-	for _, c := range []struct {
-		name, src, want string
-		reads           bool // fails where the file is missing
-	}{
-		{"m.c", `__asm__(".incbin \"f\"");`, "f", true},
-		{"m.c", `__asm__("nop\n\t.incbin\t\"f\",1,2\n");`, "f", true},
-		{"m.c", `__asm__(" .INCBIN \"f\"");`, "f", true},
-		{"m.c", `__asm__(".Include \"f\"");`, "f/", true},
-		{"m.c", `void g(void) { __asm__ volatile ("nop; .incbin \"f\"" ::: "memory"); }`, "f", true},
-		{"m.cc", `asm(R"(.incbin "f")");`, opaque, true},
-		{"m.c", `__asm__(".inc" "bin \"f\"");`, opaque, true},
-		{"m.c", `__asm__("." "incbin \"f\"");`, opaque, true},
-		{"m.c", `__asm__(".incbin \"" "f" "\"");`, opaque, true},
-		{"m.c", `__asm__(".incbin \"\146\"");`, opaque, true},
-		{"m.c", `__asm__("\056incbin \"f\"");`, opaque, true},
-		{"m.c", `__asm__(".\x69ncbin \"f\"");`, opaque, true},
-		{"m.c", "__asm__(\".in\\\ncbin \\\"f\\\"\");", "f", true},
-		{"m.c", "#define S(x) #x\n__asm__(S(.incbin \"f\"));", "f", true},
-		{"m.c", "#define S(x) #x\n__asm__(S(.inc) \"bin \\\"f\\\"\");", opaque, true},
-		{"m.c", "#define S(x) #x\n__asm__(S(.)S(incbin)\" \\\"f\\\"\");", opaque, true},
-		{"m.c", "#define F \"f\"\n#define S(x) T(x)\n#define T(x) #x\n__asm__(S(.incbin F));", opaque, true},
-		{"m.c", `__asm__(".macro m x\n .\\x \"f\"\n.endm\n m incbin");`, opaque, true},
-		{"m.c", `void g(void) { __asm__(".{incbin|x} \"f\"" ::); }`, opaque, true},
-		{"m.S", ".incbin \"f\"\n", "f", true},
-		{"m.S", "#define F \"f\"\n.incbin F\n", opaque, true},
-		{"m.S", ".macro m x\n.incbin \"\\x\"\n.endm\nm f\n", opaque, true},
-		{"m.S", ".macro m x\n.\\x \"f\"\n.endm\nm incbin\n", opaque, true},
-		{"m.s", "nop ; .include \"f\"\n", "f/", true},
-		{"m.c", `struct s { int include; } x = { .include = 1 }; int g(void) { return x.include; }`, "", false},
-		{"m.c", `const char *s = "%d.%s in .init"; const char *t = "a.\n";`, "", false},
-		{"m.c", `const char *s = "\033[1m\0"; __asm__("nop");`, "", false},
-		{"m.c", `__asm__("." "i" "n" "c" "bin \"f\"");`, opaque, true},
-		{"m.c", `__asm__("nop;.in" "clude \"f\"");`, opaque, true},
-		{"m.c", "#define DO(op) __asm__(\".\" #op \" \\\"f\\\"\")\nDO( include );", opaque, true},
-		{"m.c", "#define DO(a, b) __asm__(a b)\nDO(\".\", \"INCLUDE \\\"f\\\"\");", opaque, true},
-		{"m.c", "#define REL \".long 1 - .\"\n__asm__(REL \"\\n\\tincl %eax\");", "", false},
-		{"m.c", `int h(const char *); int g(int x) { __asm__("nop" :: "c" (x)); return h(".") + h(".i"); }`, "", false},
-		{"m.cc", "extern \"C\" int h(const char *); int g() { __asm__(\"inc\" \"l %eax\"); return h(\".\") + h(\"include\"[0] ? \"in\" : \"a.\"); }", opaque, false}, // more than is so
-		{"m.c", `const char *path = ".\\?.dll;" "!\\?.dll"; __asm__("nop");`, "", false},
-		{"m.c", "int h(const char *); int g(int x) { __asm__ volatile (\"in %%dx, %%al\" : \"=a\" (x) : \"d\" (x)); return h(\".\") + h(\"inc\") + h(\"b\") + h(\"in_x\"); }", "", false},
-		{"m.cc", "extern \"C\" int h(const char *); int g() { __asm__(\"inc\" \"l %eax\"); return h(\".\") + h(\"in\"); }", "", false},
-	} {
+	for _, c := range asmCases {
 		s := Scan([]byte(c.src))
 		got := ""
 		for _, f := range s.AsmFiles {

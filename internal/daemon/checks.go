@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"context"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -81,7 +83,7 @@ func assembles(files []compiler.File) bool {
 
 // assembled returns what the assembler may have read besides what it listed,
 // if it lists anything, and adds to looked where it may have looked in vain.
-func (j *job) assembled(listed []string, sp compiler.SearchPath, files []compiler.File, fs compiler.FileSystem, looked *compiler.Lookups) (included []string, err error) {
+func (j *job) assembled(ctx context.Context, listed []string, sp compiler.SearchPath, files []compiler.File, fs compiler.FileSystem, looked *compiler.Lookups) (included []string, err error) {
 	inv := j.prep.inv
 	switch {
 	case inv.CanListAssembly():
@@ -99,10 +101,33 @@ func (j *job) assembled(listed []string, sp compiler.SearchPath, files []compile
 	case err != nil:
 		return nil, unreadable(err)
 	case l.Opaque != "":
-		return nil, refuse(reasonAsmInclude, "%s", l.Opaque)
+		if !j.assemblesNoFile(ctx) {
+			return nil, refuse(reasonAsmInclude, "%s", l.Opaque)
+		}
+		return nil, nil
 	}
 	looked.Absent = append(looked.Absent, l.Absent...)
 	// A file that was there to be read leaves no trace once it is gone.
 	looked.Asked = append(looked.Asked, l.Absent...)
 	return l.Files, nil
+}
+
+// assemblesNoFile asks the preprocessor for the text of a unit in which pieces
+// of literals could be joined to a directive of the assembler's. Most never
+// meet: one is a file name, say, and the other a word of a configuration.
+func (j *job) assemblesNoFile(ctx context.Context) bool {
+	if strings.HasPrefix(j.prep.inv.Language, "assembler") {
+		return false
+	}
+	text, err := j.temp("i")
+	if err != nil {
+		return false
+	}
+	defer removeAll(text)
+	j.outcome.preprocessedForDeps = true
+	if j.quiet(ctx, j.prep.inv.PinnedArgs(""), text) != nil {
+		return false
+	}
+	_, _, data, err := j.e.files.content(&file{path: text})
+	return err == nil && compiler.AssemblesNoFile(data)
 }

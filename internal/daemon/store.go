@@ -164,7 +164,7 @@ func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compi
 		return err
 	}
 	looked := compiler.FindLookups(c.inv, sp, files, dirs)
-	included, err := j.assembled(asm, sp, files, dirs, &looked)
+	included, err := j.assembled(ctx, asm, sp, files, dirs, &looked)
 	if err != nil {
 		return err
 	}

@@ -73,9 +73,6 @@ var programs = []program{
 		result:    "src/lua",
 		everyWay:  true,
 		compilers: []string{"gcc"},
-		refused: []refusal{
-			{"assembler-include", "luac.c", "with clang: literals from which .include could be joined, a dot and the rest"},
-		},
 	},
 	{
 		source:    "redis",
@@ -87,7 +84,6 @@ var programs = []program{
 		compilers: []string{"gcc"},
 		refused: []refusal{
 			{"input-modified", "foo.c", "the makefile removes the source of its probe as soon as it is compiled"},
-			{"assembler-include", "config.c eval.c notify.c", "with clang: literals from which .include could be joined, a dot and the rest"},
 		},
 	},
 	{
