@@ -79,7 +79,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, why := j.e.find(id, j.prep.place, &j.prep.messages)
+		found, id, why := j.find(id)
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
 				j.verifying = &verification{id, found, r}
@@ -123,9 +123,14 @@ func (j *job) manifestID(ctx context.Context) (manifestID, error) {
 	switch m.preprocess {
 	case "":
 		return id, nil
+	case needSource:
+		return j.sourced(id), nil
 	case needRoots:
 		j.rooted = true
 		id.key = rootedKey(j.prep.key, j.prep.place)
+		if j.e.load(id, j.prep.place).preprocess == needSource {
+			return j.sourced(id), nil
+		}
 		return id, nil
 	}
 	text, inputs, err := j.preprocess(ctx)

@@ -226,9 +226,10 @@ func (e *Engine) reload(id manifestID, p place) *manifest {
 	return m
 }
 
-// find returns the candidate of a manifest that holds now. If none does, it
-// looks whether another process has added one since.
-func (e *Engine) find(id manifestID, p place, wanted *messages) (found *candidate, why string) {
+// find returns the candidate of a manifest that holds now, and which manifest it
+// is in. If none does, it looks whether another process has added one since.
+func (j *job) find(id manifestID) (found *candidate, in manifestID, why string) {
+	e, p := j.e, j.prep.place
 	m := e.load(id, p)
 	// Candidates share most of their inputs; a single one needs no memory.
 	var seen map[*file]digest.Digest
@@ -237,23 +238,26 @@ func (e *Engine) find(id manifestID, p place, wanted *messages) (found *candidat
 	}
 	for again := false; ; again = true {
 		for _, c := range m.candidates {
-			if !wanted.serve(c.stdio) {
+			if !j.prep.messages.serve(c.stdio) {
 				continue
 			}
 			ok, differs := c.check(e.files, seen)
 			if ok {
-				return c, ""
+				return c, id, ""
 			}
 			if why == "" {
 				why = differs
 			}
 		}
 		if again {
-			return nil, why
+			return nil, id, why
 		}
 		if stamp, err := e.cache.ManifestStamp(id.key); err != nil || stamp == m.stamp {
-			return nil, why
+			return nil, id, why
 		}
-		m = e.reload(id, p)
+		if m = e.reload(id, p); m.preprocess == needSource {
+			id = j.sourced(id)
+			m = e.load(id, p)
+		}
 	}
 }

@@ -84,7 +84,7 @@ func (j *job) store(ctx context.Context, id manifestID, c *compiled) {
 	}
 	var key digest.Key
 	if err == nil {
-		key, err = j.write(id, a, c)
+		key, id, err = j.write(id, a, c)
 	}
 	if err != nil {
 		j.uncached(err)
@@ -345,8 +345,8 @@ func (j *job) mark(why string) error {
 }
 
 // write stores blobs, entry and manifest, in this order: whoever finds one
-// finds what it names. It returns the action's key.
-func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, error) {
+// finds what it names. It returns the action's key and the manifest's name.
+func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, manifestID, error) {
 	e, p := j.e, j.prep
 	entry := &action.Entry{Action: *a, Result: action.Result{
 		Stdout: p.place.paths.NeutralText(c.stdout), Stderr: p.place.paths.NeutralText(c.stderr),
@@ -356,7 +356,7 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 	if p.place.paths != nil {
 		// Rendering must give back what was printed, or it is not stored.
 		if !bytes.Equal(p.place.paths.LocalText(res.Stderr), c.stderr) || !bytes.Equal(p.place.paths.LocalText(res.Stdout), c.stdout) {
-			return digest.Key{}, refuse(reasonStdio, "the messages cannot be made independent of their place")
+			return digest.Key{}, id, refuse(reasonStdio, "the messages cannot be made independent of their place")
 		}
 	}
 	if c.inv.Mode != compiler.Listing {
@@ -374,28 +374,23 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, e
 		}
 		d, err := e.cache.PutBlob(out.data)
 		if err != nil {
-			return digest.Key{}, err
+			return digest.Key{}, id, err
 		}
 		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d})
 	}
 	key := entry.Action.Key()
 	if err := e.cache.PutEntry(key, entry); err != nil {
-		return digest.Key{}, err
+		return digest.Key{}, id, err
 	}
 	stored := action.Candidate{
 		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, Chain: a.Chain, Same: a.Same,
 		StdioContext: res.StdioContext,
 	}
-	_, err := e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
-		m.Add(stored)
-		return nil
-	})
+	id, err := e.addCandidate(id, p.place.paths.Neutral(c.inv.Source), stored)
 	if err != nil {
-		return digest.Key{}, err
+		return digest.Key{}, id, err
 	}
 	e.remember(p.tool)
-	// The next look-up reads it, if there is one in this process.
-	e.manifests.remove(id)
 	e.keepResult(key, res, c.outputs)
-	return key, nil
+	return key, id, nil
 }
