@@ -32,6 +32,8 @@ type job struct {
 	preprocessed digest.Digest
 	// rooted is set where results are told apart by where the project lies.
 	rooted bool
+	// asked counts the questions that quiet has put to the compiler.
+	asked int
 	// verifying is set where a hit is compiled anyway.
 	verifying *verification
 	// deferred is set once a background store has taken over finish.
@@ -201,6 +203,7 @@ const quietTimeout = 5 * time.Minute
 // to nowhere. The engine does this itself: the environment variables that
 // decide what the preprocessor does came with the request.
 func (j *job) quiet(ctx context.Context, args []string, stdout string) error {
+	j.asked++
 	ctx, cancel := context.WithTimeout(ctx, quietTimeout)
 	defer cancel()
 	out, err := os.OpenFile(stdout, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -152,14 +152,16 @@ func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compi
 	if err != nil {
 		return err
 	}
+	read := slices.Concat(c.deps, asm, c.inv.ReadFiles)
 	var inputs []action.Input
-	for _, name := range slices.Concat(c.deps, asm, c.inv.ReadFiles) {
+	for _, name := range read {
 		in, err := j.input(name, &c.start)
 		if err != nil {
 			return err
 		}
 		inputs = append(inputs, in)
 	}
+	asked := j.asked
 	if err := j.checkScans(ctx, files); err != nil {
 		return err
 	}
@@ -211,6 +213,18 @@ func (j *job) cover(ctx context.Context, a *action.Action, c *compiled, sp compi
 		a.Chain = append(a.Chain, p.place.paths.Neutral(d))
 		if warned {
 			a.Present = append(a.Present, p.place.paths.Neutral(d)+"/.")
+		}
+	}
+	// What the preprocessor was asked meanwhile is true of these inputs only if
+	// it found them, too.
+	for i, name := range read {
+		if j.asked == asked {
+			break
+		}
+		if in, err := j.input(name, &c.start); err != nil {
+			return err
+		} else if in != inputs[i] {
+			return refuse(reasonModified, "%s", name)
 		}
 	}
 	for _, s := range looked.Same {
