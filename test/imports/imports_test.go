@@ -40,6 +40,9 @@ const graph = `
 	# It gets its settings as values, so that a test needs no file.
 	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc proto/hpcc/ipc/v1
 
+	# What a virtual machine runs before any image is there.
+	guest:                internal/atomicfile internal/digest
+
 	# The only place that puts the others together.
 	cmd/hpccd:             internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
 
@@ -58,6 +61,7 @@ var owners = []struct{ library, owner, why string }{
 	{"golang.org/x/term", "cmd/hpccd", "only the command line asks what a terminal is"},
 	{"github.com/pelletier/go-toml", "internal/config", "one package reads settings"},
 	{"github.com/klauspost/compress", "internal/cache", "how blobs are stored is the cache's secret"},
+	{"github.com/pierrec/lz4", "guest", "only a distribution's kernel is packed so"},
 	{"google.golang.org/protobuf", "", "reflection costs 0.6 ms of every compile"},
 	{"google.golang.org/grpc", "", "costs 1.5 ms of start"},
 }
@@ -88,7 +92,7 @@ const module = "hpcc.dev/hpcc/"
 // not answer from its own cache after one of them has changed.
 func readSources(t *testing.T) {
 	t.Helper()
-	for _, dir := range []string{"cmd", "internal", "proto", "test", "bench", "go.mod"} {
+	for _, dir := range []string{"cmd", "internal", "guest", "proto", "test", "bench", "go.mod"} {
 		err := filepath.WalkDir("../../"+dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && (strings.HasSuffix(path, ".go") || strings.HasSuffix(path, ".mod")) {
 				_, err = os.ReadFile(path)
