@@ -50,6 +50,11 @@ const graph = `
 	test/e2e:
 	test/fault:           internal/cache
 	test/imports:
+	test/lab/wire:
+	test/lab/init:        test/lab/wire
+	test/lab/guestinit:
+	test/lab:             guest internal/atomicfile test/lab/wire
+	test/lab/run:         test/lab
 	test/script:
 	test/strace:
 `

@@ -1,0 +1,220 @@
+//go:build linux
+
+// Guestinit is an /init for tests of the guest kernel: it says in marked lines
+// on the console what it finds in its machine, and ends it.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// say writes a marked line. A serial console adds a carriage return.
+func say(key string, value any) { fmt.Printf("guest: %s=%v\n", key, value) }
+
+// errno is an error's name, or "ok".
+func errno(err error) string {
+	var e unix.Errno
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &e):
+		return unix.ErrnoName(e)
+	}
+	return err.Error()
+}
+
+func main() {
+	if os.Args[0] == "nothing" { // the child of namespaces
+		return
+	}
+	defer func() {
+		unix.Sync()
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	}()
+	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"}} {
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
+			say("mount"+m.at, errno(err))
+		}
+	}
+	say("pid", os.Getpid())
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	say("release", unix.ByteSliceToString(u.Release[:]))
+	say("modules", loadModules())
+	sockets()
+	calls()
+	devices()
+	filesystems()
+	namespaces()
+	say("done", "yes")
+}
+
+// loadModules loads what a distribution's kernel needs; "none" without a list.
+func loadModules() string {
+	list, err := os.ReadFile("/lib/modules/hpcc.list")
+	if err != nil {
+		return "none"
+	}
+	n := 0
+	for _, path := range strings.Fields(string(list)) {
+		f, err := os.Open(path)
+		if err != nil {
+			return errno(err)
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		f.Close()
+		// A processor without the instructions, a machine without the device.
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return path + ":" + errno(err)
+		}
+		n++
+	}
+	return fmt.Sprint(n)
+}
+
+func sockets() {
+	for _, s := range []struct {
+		name         string
+		family, kind int
+	}{
+		{"inet", unix.AF_INET, unix.SOCK_STREAM},
+		{"inet6", unix.AF_INET6, unix.SOCK_STREAM},
+		{"packet", unix.AF_PACKET, unix.SOCK_RAW},
+		{"xdp", unix.AF_XDP, unix.SOCK_RAW},
+		{"alg", unix.AF_ALG, unix.SOCK_SEQPACKET},
+		{"unix", unix.AF_UNIX, unix.SOCK_STREAM},
+		{"vsock", unix.AF_VSOCK, unix.SOCK_STREAM},
+	} {
+		fd, err := unix.Socket(s.family, s.kind, 0)
+		say("socket-"+s.name, errno(err))
+		if err == nil {
+			unix.Close(fd)
+		}
+	}
+	// Someone listens; who is inside must not reach him.
+	l, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(l, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: 1024})
+	}
+	if err == nil {
+		err = unix.Listen(l, 1)
+	}
+	say("vsock-listen", errno(err))
+	own := uint32(0)
+	if f, err := os.Open("/dev/vsock"); err == nil {
+		id, err := unix.IoctlGetUint32(int(f.Fd()), unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
+		say("vsock-cid", fmt.Sprint(id, errno(err)))
+		own = id
+		f.Close()
+	} else {
+		say("vsock-cid", errno(err))
+	}
+	for _, to := range []struct {
+		name string
+		cid  uint32
+	}{{"loopback", unix.VMADDR_CID_LOCAL}, {"own", own}} {
+		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			t := unix.Timeval{Sec: 1}
+			_ = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD, &t)
+			err = unix.Connect(fd, &unix.SockaddrVM{CID: to.cid, Port: 1024})
+			unix.Close(fd)
+		}
+		say("vsock-to-"+to.name, errno(err))
+	}
+}
+
+// calls are system calls that the kernel should not have.
+func calls() {
+	_, _, e := unix.Syscall(unix.SYS_FINIT_MODULE, ^uintptr(0), uintptr(unsafe.Pointer(&[]byte{0}[0])), 0)
+	say("finit_module", errno(e))
+	_, _, e = unix.Syscall(unix.SYS_BPF, 0, 0, 0)
+	say("bpf", errno(e))
+	_, _, e = unix.Syscall(unix.SYS_IO_URING_SETUP, 1, 0, 0)
+	say("io_uring_setup", errno(e))
+	_, _, e = unix.Syscall(unix.SYS_USERFAULTFD, 0, 0, 0)
+	say("userfaultfd", errno(e))
+	_, _, e = unix.Syscall(unix.SYS_KEXEC_FILE_LOAD, 0, 0, 0)
+	say("kexec_file_load", errno(e))
+	_, _, e = unix.Syscall(unix.SYS_IOPL, 3, 0, 0)
+	say("iopl", errno(e))
+	_, _, e = unix.Syscall(unix.SYS_MODIFY_LDT, 0, 0, 0)
+	say("modify_ldt", errno(e))
+	say("user-namespace", errno(unix.Unshare(unix.CLONE_NEWUSER)))
+	var st unix.Stat_t
+	say("dev-mem", errno(unix.Stat("/dev/mem", &st)))
+	say("proc-kcore", errno(unix.Stat("/proc/kcore", &st)))
+	say("proc-modules", errno(unix.Stat("/proc/modules", &st)))
+}
+
+func devices() {
+	links, _ := filepath.Glob("/sys/class/net/*")
+	for i := range links {
+		links[i] = filepath.Base(links[i])
+	}
+	say("interfaces", strings.Join(links, ","))
+	disk := "absent"
+	if ro, err := os.ReadFile("/sys/block/vda/ro"); err == nil {
+		disk = "ro" + string(bytes.TrimSpace(ro))
+	}
+	say("vda", disk)
+	vmgenid, _ := filepath.Glob("/sys/bus/acpi/drivers/vmgenid/*:*")
+	say("vmgenid", len(vmgenid))
+	clock, _ := os.ReadFile("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+	say("clocksource", string(bytes.TrimSpace(clock)))
+	crypto, _ := os.ReadFile("/proc/crypto")
+	say("sha256-drivers", strings.Count(string(crypto), "name         : sha256\n"))
+}
+
+// filesystems mounts an overlay on a tmpfs, as the agent does for each job.
+func filesystems() {
+	say("overlay", errno(func() error {
+		for _, dir := range []string{"/tmp/lower", "/tmp/upper", "/tmp/work", "/tmp/merged"} {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile("/tmp/lower/file", []byte("lower"), 0o644); err != nil {
+			return err
+		}
+		if err := unix.Mount("overlay", "/tmp/merged", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"); err != nil {
+			return err
+		}
+		if err := os.Remove("/tmp/merged/file"); err != nil {
+			return err
+		}
+		_, err := os.Stat("/tmp/lower/file")
+		return err
+	}()))
+	say("cgroup2", errno(func() error {
+		if err := os.MkdirAll("/run/cgroup", 0o755); err != nil {
+			return err
+		}
+		return unix.Mount("cgroup2", "/run/cgroup", "cgroup2", 0, "")
+	}()))
+	controllers, _ := os.ReadFile("/run/cgroup/cgroup.controllers")
+	say("controllers", strings.ReplaceAll(strings.TrimSpace(string(controllers)), " ", ","))
+}
+
+// namespaces starts a process in all that a job gets.
+func namespaces() {
+	started := time.Now()
+	p, err := os.StartProcess("/proc/self/exe", []string{"nothing"}, &os.ProcAttr{
+		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET},
+	})
+	if err == nil {
+		_, err = p.Wait()
+	}
+	say("namespaces", errno(err))
+	say("fork-seconds", time.Since(started).Seconds() < 10)
+}
