@@ -387,3 +387,100 @@ func TestBuildFails(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// A package of a distribution's kernel, in small: modules that the compiler
+// makes, an image around a program.
+func TestUnpackKernel(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	const version = "6.1.0-9-small"
+	modules := filepath.Join(root, "lib/modules", version)
+	if err := os.MkdirAll(filepath.Join(modules, "kernel/drivers"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "boot"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	module := func(name, depends string) {
+		t.Helper()
+		cmd := exec.Command("gcc", "-c", "-x", "c", "-o", filepath.Join(modules, "kernel/drivers", name+".ko"), "-")
+		cmd.Stdin = strings.NewReader(fmt.Sprintf(`char info[] __attribute__((section(".modinfo"))) = "license=GPL\0depends=%s\0retpoline=Y";`, depends))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	// Names have dashes in files and underscores in lists.
+	module("virtio-core", "")
+	for _, m := range guestModules {
+		if m != "ext4" {
+			module(strings.ReplaceAll(m, "_", "-"), "virtio-core,top")
+		}
+	}
+	module("top", "virtio_core,ext4")
+	write("lib/modules/"+version+"/modules.builtin", []byte("kernel/fs/ext4/ext4.ko\n"))
+	if _, err := UnpackKernel(t.Context(), dir, root, ""); err == nil || !strings.Contains(err.Error(), "no kernel") {
+		t.Errorf("no kernel: %v", err)
+	}
+	vmlinux := self(t)
+	write("boot/vmlinuz-"+version, bzImage(t, vmlinux))
+	write("boot/config-"+version, []byte("CONFIG_X=y\n"))
+
+	k, err := UnpackKernel(t.Context(), dir, root, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"virtio_core.ko", "top.ko"}
+	for _, m := range guestModules {
+		if m != "ext4" {
+			want = append(want, m+".ko")
+		}
+	}
+	if k.Kind != KindDistribution || k.Version != version || k.Digest != digest.Of(vmlinux) || fmt.Sprint(k.Modules) != fmt.Sprint(want) {
+		t.Errorf("%+v, want modules %v", k, want)
+	}
+	if config, err := k.Config(); err != nil || string(config) != "CONFIG_X=y\n" {
+		t.Errorf("configuration %q, %v", config, err)
+	}
+	kit, err := Assemble(dir, k, "/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := os.ReadFile(kit.Initrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	busybox(t, out, archive, "cpio", "-i", "-d")
+	list, err := os.ReadFile(filepath.Join(out, ModuleList))
+	if err != nil || strings.Join(strings.Fields(string(list)), " ") != "/lib/modules/"+strings.Join(want, " /lib/modules/") {
+		t.Errorf("%v\n%s", err, list)
+	}
+	for _, path := range strings.Fields(string(list)) {
+		if _, err := os.Stat(filepath.Join(out, path)); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// Another kernel beside it has to be chosen; a module that is gone, or that
+	// needs itself, is an error.
+	write("boot/vmlinuz-6.1.0-10-small", nil)
+	if _, err := UnpackKernel(t.Context(), dir, root, ""); err == nil || !strings.Contains(err.Error(), "2 kernels") {
+		t.Errorf("two kernels: %v", err)
+	}
+	if again, err := UnpackKernel(t.Context(), dir, root, version); err != nil || again.Path != k.Path {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	module("top", "overlay")
+	if _, err := UnpackKernel(t.Context(), dir, root, version); err == nil || !strings.Contains(err.Error(), "depends on itself") {
+		t.Errorf("circle: %v", err)
+	}
+	module("top", "absent")
+	if _, err := UnpackKernel(t.Context(), dir, root, version); err == nil || !strings.Contains(err.Error(), "no absent") {
+		t.Errorf("absent: %v", err)
+	}
+}

@@ -80,7 +80,6 @@ func BuildKernel(ctx context.Context, dir, source string, progress func(string))
 		if err := os.Chmod(filepath.Join(tmp, "vmlinux"), 0o444); err != nil {
 			return nil, err
 		}
-		progress("")
 		return k, os.RemoveAll(b.tree)
 	})
 }

@@ -20,6 +20,8 @@ type Kit struct {
 	// initramfs whose /init is hpcc-agent.
 	Kernel, Initrd             string
 	KernelDigest, InitrdDigest digest.Digest
+	// AgentDigest is that of /init.
+	AgentDigest digest.Digest
 	// KernelVersion is what uname -r says in the guest.
 	KernelVersion string
 	// BootArgs are the kernel's boot arguments; a runtime appends its own.
@@ -76,7 +78,7 @@ func Assemble(dir string, k *Kernel, init string) (*Kit, error) {
 	}
 	return &Kit{
 		Kernel: k.Path, KernelDigest: k.Digest, KernelVersion: k.Version,
-		Initrd: initrd, InitrdDigest: d, BootArgs: args,
+		Initrd: initrd, InitrdDigest: d, AgentDigest: digest.Of(program), BootArgs: args,
 	}, nil
 }
 
@@ -84,12 +86,13 @@ func Assemble(dir string, k *Kernel, init string) (*Kit, error) {
 type record struct {
 	Kernel   string `json:"kernel"` // key
 	Initrd   string `json:"initrd"` // digest
+	Agent    string `json:"agent"`  // digest
 	BootArgs string `json:"boot_args"`
 }
 
 // Use makes kit, of kernel k, the one that Open returns for the store at dir.
 func Use(dir string, k *Kernel, kit *Kit) error {
-	text, err := json.MarshalIndent(record{k.Key.String(), kit.InitrdDigest.String(), kit.BootArgs}, "", "  ")
+	text, err := json.MarshalIndent(record{k.Key.String(), kit.InitrdDigest.String(), kit.AgentDigest.String(), kit.BootArgs}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -129,9 +132,13 @@ func open(dir string, text []byte) (*Kit, *Kernel, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("kit.json: %w", err)
 	}
+	agent, err := digest.Parse(r.Agent)
+	if err != nil {
+		return nil, nil, fmt.Errorf("kit.json: %w", err)
+	}
 	kit := &Kit{
 		Kernel: k.Path, KernelDigest: k.Digest, KernelVersion: k.Version,
-		Initrd: filepath.Join(dir, "initrd", d.Hex()), InitrdDigest: d, BootArgs: r.BootArgs,
+		Initrd: filepath.Join(dir, "initrd", d.Hex()), InitrdDigest: d, AgentDigest: agent, BootArgs: r.BootArgs,
 	}
 	return kit, k, kit.Verify()
 }

@@ -94,6 +94,7 @@ faster; without one, everything works as well.`,
 		a.newFsck(),
 		a.newConfig(),
 		a.newDoctor(),
+		a.newGuest(),
 		a.newVersion(),
 	)
 	return root

@@ -50,7 +50,7 @@ const graph = `
 	internal/rootfs/registry: internal/rootfs
 
 	# The only place that puts the others together.
-	cmd/hpccd:             internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
+	cmd/hpccd:             guest internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
 
 	bench/empty:
 	test/e2e:
