@@ -63,10 +63,12 @@ vet:
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted" >&2; exit 1; fi
 	for m in $(MODULES); do (cd $$m && go vet ./...); done
 	go vet -tags e2e ./test/...
+	go vet -tags lab ./...
 
 .PHONY: e2e
 e2e: setup build
 	go test -tags e2e -count=1 -timeout 60m -v ./test/e2e
+	go test -tags e2e -count=1 -timeout 30m -v ./test/lab
 
 .PHONY: soak
 soak: setup build
@@ -79,7 +81,7 @@ soak: setup build
 # a long input that is new costs a minute by default, as good as all the time.
 FUZZTIME ?= 10m
 fuzz:
-	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal | xargs -n1 dirname | sort -u); do \
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal guest test | xargs -n1 dirname | sort -u); do \
 		for f in $$(go test -list '^Fuzz' ./$$p | grep '^Fuzz'); do \
 			echo "=== $$p $$f"; \
 			nice go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 ./$$p; \

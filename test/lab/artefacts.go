@@ -76,9 +76,10 @@ func buildProgram(ctx context.Context, pkg string) (string, error) {
 }
 
 // BuildTest builds the test binary of a package (an import path) as a static
-// program for Job.Program, with build tags.
-func BuildTest(ctx context.Context, pkg, tags string) (string, error) {
-	return build(ctx, static, "go", "test", "-c", "-tags", tags, "-o", "", pkg)
+// program for Job.Program, with the build tag "lab", which tests have that can
+// only run there.
+func BuildTest(ctx context.Context, pkg string) (string, error) {
+	return build(ctx, static, "go", "test", "-c", "-tags", "lab", "-o", "", pkg)
 }
 
 // build runs a go command, whose argument "" is replaced by a file name, and

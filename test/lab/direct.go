@@ -173,6 +173,7 @@ func startDirect(job *Job, dir, init string) (*environment, error) {
 	cmd.ExtraFiles = []*os.File{w}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = 5 * time.Second
 	// All that it starts ends with the namespace's first process, which ends
 	// with this one.
 	cmd.SysProcAttr = &syscall.SysProcAttr{

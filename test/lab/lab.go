@@ -69,7 +69,8 @@ type Result struct {
 // was ended, twice.
 var ErrSilent = errors.New("the environment is silent")
 
-// Run runs a job. A program that fails is no error: see Result.Status.
+// Run runs a job. A program that fails is no error: see Result.Status. If the
+// first attempt falls silent, what it wrote stays written.
 func Run(ctx context.Context, job Job) (*Result, error) {
 	if job.Timeout == 0 {
 		job.Timeout = 15 * time.Minute
@@ -104,8 +105,21 @@ func Run(ctx context.Context, job Job) (*Result, error) {
 	if job.In == Direct {
 		start = direct
 	}
+	return twice(ctx, &job, start, limits{start: 3 * time.Minute, silence: time.Minute})
+}
+
+// A starter starts an environment for a job, with its files in dir.
+type starter func(ctx context.Context, job *Job, dir string) (*environment, error)
+
+// limits are how long an environment may give no sign of life: until it has
+// begun, which takes long on a machine that does other things too, and then,
+// when one is due every two seconds.
+type limits struct{ start, silence time.Duration }
+
+// twice is attempt, and again if the first found silence.
+func twice(ctx context.Context, job *Job, start starter, l limits) (*Result, error) {
 	for try := 1; ; try++ {
-		r, err := attempt(ctx, &job, start)
+		r, err := attempt(ctx, job, start, l)
 		switch {
 		case errors.Is(err, ErrSilent) && try == 1:
 			job.Log(err.Error() + "; starting again")
@@ -128,14 +142,7 @@ type environment struct {
 	end func() string
 }
 
-// Limits of silence. A machine that does other things too may need long to
-// start one; then a sign of life is due every two seconds.
-const (
-	startLimit   = 3 * time.Minute
-	silenceLimit = time.Minute
-)
-
-func attempt(ctx context.Context, job *Job, start func(context.Context, *Job, string) (*environment, error)) (*Result, error) {
+func attempt(ctx context.Context, job *Job, start starter, l limits) (*Result, error) {
 	dir, err := os.MkdirTemp("", "hpcc-lab-")
 	if err != nil {
 		return nil, err
@@ -177,7 +184,7 @@ func attempt(ctx context.Context, job *Job, start func(context.Context, *Job, st
 		}
 		return fmt.Errorf("lab: %w", err)
 	}
-	limit := startLimit
+	limit := l.start
 	for {
 		select {
 		case <-ctx.Done():
@@ -192,7 +199,7 @@ func attempt(ctx context.Context, job *Job, start func(context.Context, *Job, st
 				r.Start = time.Since(began)
 				job.Log(fmt.Sprintf("up after %.1f s", r.Start.Seconds()))
 			}
-			limit = silenceLimit
+			limit = l.silence
 			switch f.kind {
 			case wire.Log:
 				job.Log(string(f.payload))
@@ -288,5 +295,5 @@ func unpack(r io.Reader, dir string) error {
 
 // environ is the environment variables of the program.
 func (j *Job) environ() []string {
-	return append([]string{"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "LC_ALL=C.UTF-8"}, j.Env...)
+	return append([]string{"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "LC_ALL=C.UTF-8", "HPCC_LAB_ENVIRONMENT=" + string(j.In)}, j.Env...)
 }

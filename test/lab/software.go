@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"hpcc.dev/hpcc/guest"
 	"hpcc.dev/hpcc/test/lab/wire"
@@ -48,6 +49,7 @@ func software(ctx context.Context, job *Job, dir string) (*environment, error) {
 		"-serial", "file:"+console,
 		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=lab,signal=off", "-device", "virtserialport,chardev=lab,name=lab")
+	cmd.WaitDelay = 5 * time.Second
 	// It ends with this process, however that ends.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
@@ -133,7 +135,7 @@ func (j *Job) files(dir string) (map[string]string, error) {
 		below(wire.Busybox): "/bin/busybox",
 	}
 	for name, file := range j.Files {
-		if path.Clean("/"+name) != "/"+name || strings.ContainsAny(name, " \t\n") || all[name] != "" {
+		if name == "" || path.Clean("/"+name) != "/"+name || strings.ContainsAny(name, " \t\n") || all[name] != "" {
 			return nil, fmt.Errorf("lab: %q cannot be a file below /data", name)
 		}
 		all[name] = file

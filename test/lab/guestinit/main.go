@@ -113,7 +113,7 @@ func sockets() {
 	own := uint32(0)
 	if f, err := os.Open("/dev/vsock"); err == nil {
 		id, err := unix.IoctlGetUint32(int(f.Fd()), unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
-		say("vsock-cid", fmt.Sprint(id, errno(err)))
+		say("vsock-cid", fmt.Sprint(id, " ", errno(err)))
 		own = id
 		f.Close()
 	} else {

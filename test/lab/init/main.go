@@ -12,6 +12,7 @@ package main
 
 import (
 	"archive/tar"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -310,11 +311,12 @@ func run(w *wire.Writer, job *wire.Job) (int, error) {
 		}
 	}
 	// Whoever it left running may hold its streams open; they do not count.
-	deadline := time.After(2 * time.Second)
+	deadline, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
 	for _, d := range done {
 		select {
 		case <-d:
-		case <-deadline:
+		case <-deadline.Done():
 		}
 	}
 	if status.Signaled() {

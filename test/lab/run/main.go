@@ -23,8 +23,7 @@ import (
 
 func main() {
 	job := lab.Job{Files: map[string]string{}, Stdout: os.Stdout, Stderr: os.Stderr}
-	pkg := flag.String("test", "", "run the tests of this `package` (an import path)")
-	tags := flag.String("tags", "e2e", "build `tags` of the tests")
+	pkg := flag.String("test", "", "run the tests of this `package` (an import path), built with the tag lab")
 	machine := flag.Bool("machine", false, "put Firecracker and a test guest kit into /data")
 	in := flag.String("in", "", "direct or software; by default direct where it works")
 	flag.StringVar(&job.Collect, "collect", "", "`directory` for what is left in /data/out")
@@ -53,7 +52,7 @@ func main() {
 	defer stop()
 	job.Args = flag.Args()
 	if *pkg != "" {
-		program, err := lab.BuildTest(ctx, *pkg, *tags)
+		program, err := lab.BuildTest(ctx, *pkg)
 		if err != nil {
 			fail(err)
 		}

@@ -1,0 +1,192 @@
+//go:build e2e
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"hpcc.dev/hpcc/guest"
+)
+
+func temporaries(t *testing.T) []string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(os.TempDir(), "hpcc-lab-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestInside runs inside_test.go: the real Firecracker under the real jailer
+// boots both guest kernels.
+func TestInside(t *testing.T) {
+	ctx := t.Context()
+	files, err := Machine(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	init, err := Guest(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	distribution, err := DistributionKit(ctx, init)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files["lab-init"], err = buildProgram(ctx, "hpcc.dev/hpcc/test/lab/init"); err != nil {
+		t.Fatal(err)
+	}
+	files["distribution/vmlinux"], files["distribution/initrd"] = distribution.Kernel, distribution.Initrd
+	RunTests(t, "hpcc.dev/hpcc/test/lab", Job{Files: files, Timeout: 10 * time.Minute})
+}
+
+// TestSoftwareHost runs on every machine, whatever KVM it has.
+func TestSoftwareHost(t *testing.T) {
+	before := temporaries(t)
+	input := filepath.Join(t.TempDir(), "input")
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+	if err := os.WriteFile(input, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	var stdout, stderr bytes.Buffer
+	r, err := Run(t.Context(), Job{
+		In: Software, Program: "/bin/busybox", Timeout: 5 * time.Minute,
+		Args: []string{"sh", "-c", `set -e
+			[ -c /dev/kvm ]; [ "$(nproc)" = 1 ]; [ "$(id -u)" = 0 ]
+			grep -q '^/dev/vda /data xfs' /proc/mounts; grep -q '^tmpfs / tmpfs' /proc/mounts
+			for c in memory pids cpu; do grep -qw $c /sys/fs/cgroup/cgroup.subtree_control; done
+			cp a/b/input out/; mkdir out/empty; echo "to stdout: $X"; echo to stderr >&2
+			kill -9 $$`},
+		Env: []string{"X=y z"}, Files: map[string]string{"a/b/input": input, "a/c": input},
+		Collect: out, Stdout: &stdout, Stderr: &stderr, Log: func(line string) { t.Log(line) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Environment != Software || r.Status != 128+9 || stdout.String() != "to stdout: y z\n" || stderr.String() != "to stderr\n" {
+		t.Errorf("%+v\nstdout %q\nstderr %q", r, stdout.Bytes(), stderr.Bytes())
+	}
+	if got, err := os.ReadFile(filepath.Join(out, "input")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes came back, %v", len(got), err)
+	}
+	if info, err := os.Stat(filepath.Join(out, "empty")); err != nil || !info.IsDir() {
+		t.Errorf("an empty directory did not come back: %v", err)
+	}
+	if after := temporaries(t); !slices.Equal(before, after) {
+		t.Errorf("left behind: %v, before %v", after, before)
+	}
+}
+
+// A job that is cancelled, or takes too long, ends at once, and its machine too.
+func TestSoftwareHostTimeout(t *testing.T) {
+	before := temporaries(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cancelled := time.Time{}
+	_, err := Run(ctx, Job{
+		In: Software, Program: "/bin/busybox", Args: []string{"sh", "-c", "echo ready; sleep 1000"}, Timeout: 5 * time.Minute,
+		Stdout: writerFunc(func([]byte) { cancelled = time.Now(); cancel() }),
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled: %v", err)
+	}
+	if took := time.Since(cancelled); cancelled.IsZero() || took > 10*time.Second {
+		t.Errorf("ended %v after it was cancelled", took)
+	}
+	_, err = Run(t.Context(), Job{In: Software, Program: "/bin/busybox", Args: []string{"sleep", "1000"}, Timeout: 2 * time.Second})
+	if err == nil || !strings.Contains(err.Error(), "not done after 2s") {
+		t.Errorf("timeout: %v", err)
+	}
+	if after := temporaries(t); !slices.Equal(before, after) {
+		t.Errorf("left behind: %v, before %v", after, before)
+	}
+	// Its command line names its files, which lie in a directory like that.
+	if out, err := exec.Command("pgrep", "-f", "qemu-system-x86_64 .*hpcc-lab-.*data.img").Output(); err == nil && len(before) == 0 {
+		t.Errorf("QEMU is left running: %s", out)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}
+
+// The order in which modules are loaded is judged by depmod.
+func TestModuleOrder(t *testing.T) {
+	k, err := hostKernel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "lib/modules"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// depmod writes into the directory: it gets its own, of links.
+	if out, err := exec.Command("cp", "-al", k.modules, filepath.Join(dir, "lib/modules")).CombinedOutput(); err != nil {
+		if out, err := exec.Command("cp", "-a", k.modules, filepath.Join(dir, "lib/modules")).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		_ = out
+	}
+	if out, err := exec.Command("/bin/busybox", "depmod", "-b", dir, k.version).CombinedOutput(); err != nil {
+		t.Fatalf("depmod: %v: %s", err, out)
+	}
+	dep, err := os.ReadFile(filepath.Join(dir, "lib/modules", k.version, "modules.dep"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := func(path string) string {
+		return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
+	}
+	needs := make(map[string][]string)
+	for line := range strings.Lines(string(dep)) {
+		of, list, _ := strings.Cut(line, ":")
+		for _, path := range strings.Fields(list) {
+			needs[name(of)] = append(needs[name(of)], name(path))
+		}
+	}
+	wanted := append([]string{"dm_verity", "overlay", "vmw_vsock_virtio_transport"}, hostModules...)
+	modules, err := guest.FindModules(k.modules, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := make(map[string]bool)
+	closure := make(map[string]bool)
+	for _, w := range wanted {
+		closure[w] = true
+		for _, n := range needs[w] {
+			closure[n] = true
+		}
+	}
+	for _, m := range modules {
+		for _, n := range needs[m.Name] {
+			if !loaded[n] {
+				t.Errorf("%s is loaded before %s, which it needs", m.Name, n)
+			}
+		}
+		if !closure[m.Name] {
+			t.Errorf("%s is loaded, and nothing needs it", m.Name)
+		}
+		loaded[m.Name] = true
+	}
+	for n := range closure {
+		if !loaded[n] {
+			t.Errorf("%s is not loaded", n)
+		}
+	}
+	if _, err := guest.FindModules(k.modules, []string{"no_such_module"}); err == nil {
+		t.Error("a module that is not there is found")
+	}
+}
