@@ -35,6 +35,8 @@ RACE := cache daemon ipc wrapper action
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BUF := github.com/bufbuild/buf/cmd/buf@v1.75.0
 PROTOC_GEN_GO_LITE := github.com/aperturerobotics/protobuf-go-lite/cmd/protoc-gen-go-lite
+PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go
+PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 
 # A missing compiler or tool fails a test instead of skipping it.
 export HPCC_TEST_REQUIRE ?= 1
@@ -103,8 +105,10 @@ lint:
 
 .PHONY: generate
 generate:
-	cd proto && GOBIN=$(CURDIR)/.cache/bin go install $(PROTOC_GEN_GO_LITE) && \
-	PATH="$(CURDIR)/.cache/bin:$$PATH" go run $(BUF) generate
+	cd proto && export GOBIN=$(CURDIR)/.cache/bin PATH="$(CURDIR)/.cache/bin:$$PATH" && \
+	go install $(PROTOC_GEN_GO_LITE) $(PROTOC_GEN_GO) && go install $(PROTOC_GEN_GO_GRPC) && go install $(BUF) && \
+	buf generate --path hpcc/action --path hpcc/ipc && \
+	buf generate --template buf.gen.agent.yaml --path hpcc/agent
 
 .PHONY: clean
 clean:
