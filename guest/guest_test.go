@@ -16,6 +16,7 @@ import (
 	"github.com/pierrec/lz4/v4"
 
 	"hpcc.dev/hpcc/internal/digest"
+	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 )
 
 // The issue's own list of what must and must not be there, beside the file's.
@@ -456,7 +457,7 @@ func TestUnpackKernel(t *testing.T) {
 	}
 	out := t.TempDir()
 	busybox(t, out, archive, "cpio", "-i", "-d")
-	list, err := os.ReadFile(filepath.Join(out, ModuleList))
+	list, err := os.ReadFile(filepath.Join(out, agentv1.ModuleList))
 	if err != nil || strings.Join(strings.Fields(string(list)), " ") != "/lib/modules/"+strings.Join(want, " /lib/modules/") {
 		t.Errorf("%v\n%s", err, list)
 	}

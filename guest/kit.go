@@ -11,6 +11,7 @@ import (
 
 	"hpcc.dev/hpcc/internal/atomicfile"
 	"hpcc.dev/hpcc/internal/digest"
+	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 )
 
 // Kit is what a machine boots. Its files never change: another kit has other
@@ -36,10 +37,6 @@ const bootArgs = "console=ttyS0 quiet loglevel=4 reboot=k panic=1 rdinit=/init"
 // A distribution's kernel has a driver for PC keyboards, which would probe for
 // devices that Firecracker does not have, for half a second.
 const distributionBootArgs = bootArgs + " i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
-
-// ModuleList is the file in the initramfs that lists the modules to load
-// before all else, a path per line, in order. hpcc's own kernel has none.
-const ModuleList = "lib/modules/hpcc.list"
 
 // Assemble makes a kit of kernel k and the static program at init, puts its
 // initramfs into the store at dir, and returns it. It does not change which kit
@@ -70,7 +67,7 @@ func Assemble(dir string, k *Kernel, init string) (*Kit, error) {
 			a.File(name, 0o444, data)
 			list += "/" + name + "\n"
 		}
-		a.File(ModuleList, 0o444, []byte(list))
+		a.File(agentv1.ModuleList, 0o444, []byte(list))
 	}
 	initrd, d, err := putInitrd(dir, &a)
 	if err != nil {

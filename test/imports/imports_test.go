@@ -42,7 +42,7 @@ const graph = `
 	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc proto/hpcc/ipc/v1
 
 	# What a virtual machine runs before any image is there.
-	guest:                internal/atomicfile internal/digest
+	guest:                internal/atomicfile internal/digest proto/hpcc/agent/v1
 
 	# OCI image in, root file system out. Each heavy library has a package of
 	# its own.

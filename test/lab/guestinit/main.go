@@ -47,6 +47,9 @@ func main() {
 		}
 	}
 	say("pid", os.Getpid())
+	var up unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &up)
+	say("uptime", time.Duration(up.Nano()).Seconds())
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	say("release", unix.ByteSliceToString(u.Release[:]))
