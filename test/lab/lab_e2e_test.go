@@ -49,6 +49,11 @@ func TestInside(t *testing.T) {
 	RunTests(t, "hpcc.dev/hpcc/test/lab", Job{Files: files, Timeout: 10 * time.Minute})
 }
 
+// The agent's calls to the device mapper, judged by a kernel that has one.
+func TestDeviceMapper(t *testing.T) {
+	RunTests(t, "hpcc.dev/hpcc/agent/dm", Job{In: Software, Timeout: 5 * time.Minute})
+}
+
 // TestSoftwareHost runs on every machine, whatever KVM it has.
 func TestSoftwareHost(t *testing.T) {
 	before := temporaries(t)

@@ -21,8 +21,9 @@ import (
 
 // hostModules are what the software-KVM host needs of Debian's kernel besides
 // what is compiled in; their dependencies are found out. kvm_amd, since the
-// processor that QEMU emulates has AMD's virtualisation.
-var hostModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "xfs", "kvm_amd", "overlay", "loop"}
+// processor that QEMU emulates has AMD's virtualisation; overlays, loop devices
+// and the device mapper for tests of what the agent does with them.
+var hostModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "xfs", "kvm_amd", "overlay", "loop", "dm_verity"}
 
 // software starts the software-KVM host with its files in dir.
 func software(ctx context.Context, job *Job, dir string) (*environment, error) {
