@@ -51,7 +51,7 @@ func TestInside(t *testing.T) {
 
 // The agent's calls to the device mapper, judged by a kernel that has one.
 func TestDeviceMapper(t *testing.T) {
-	RunTests(t, "hpcc.dev/hpcc/agent/dm", Job{In: Software, Timeout: 5 * time.Minute})
+	RunTests(t, "hpcc.dev/hpcc/agent/internal/dm", Job{In: Software, Timeout: 5 * time.Minute})
 }
 
 // TestSoftwareHost runs on every machine, whatever KVM it has.
