@@ -49,17 +49,19 @@ const graph = `
 	internal/rootfs/ext4:
 	internal/rootfs:          internal/atomicfile internal/rootfs/ext4
 	internal/rootfs/registry: internal/rootfs
+
 	# The machine: what is said to the agent in it, and what starts it.
 	internal/agentapi:    internal/digest proto/hpcc/agent/v1
 	internal/vm:          internal/agentapi
 
 	# The only place that puts the others together.
-	cmd/hpccd:             guest internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/ipc internal/wrapper proto/hpcc/ipc/v1
+	cmd/hpccd:             guest internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/ipc internal/rootfs internal/rootfs/registry internal/wrapper proto/hpcc/ipc/v1
 
 	bench/empty:
 	test/e2e:
 	test/fault:           internal/cache
 	test/images:
+	test/images/mkgcc:    test/images
 	test/imports:
 	test/lab/wire:
 	test/lab/init:        test/lab/wire
