@@ -63,9 +63,8 @@ test: setup build vet
 vet:
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted" >&2; exit 1; fi
-	for m in $(MODULES); do (cd $$m && go vet ./...); done
+	for m in $(MODULES); do (cd $$m && go vet ./... && go vet -tags lab ./...); done
 	go vet -tags e2e ./test/...
-	go vet -tags lab ./...
 
 .PHONY: e2e
 e2e: setup build

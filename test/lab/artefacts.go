@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"hpcc.dev/hpcc/guest"
 	"hpcc.dev/hpcc/internal/atomicfile"
@@ -83,13 +84,18 @@ func BuildTest(ctx context.Context, pkg string) (string, error) {
 }
 
 // build runs a go command, whose argument "" is replaced by a file name, and
-// keeps the file by its content.
+// keeps the file by its content. What is not built again for a day is removed:
+// each change of a test makes another program of twenty megabytes.
 func build(ctx context.Context, env []string, args ...string) (string, error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(filepath.Join(cache, "sha256"), 0o755); err != nil {
+	programs := filepath.Join(cache, "program")
+	if err := os.MkdirAll(programs, 0o755); err != nil {
+		return "", err
+	}
+	if err := prune(programs); err != nil {
 		return "", err
 	}
 	tmp, err := os.MkdirTemp(cache, "tmp.")
@@ -114,8 +120,31 @@ func build(ctx context.Context, env []string, args ...string) (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
-	path := filepath.Join(cache, "sha256", hex.EncodeToString(h.Sum(nil)))
+	path := filepath.Join(programs, hex.EncodeToString(h.Sum(nil)))
 	return path, os.Rename(f.Name(), path)
+}
+
+// prune removes the files of a directory that were not written or touched for a
+// day, when no run that uses them can be under way.
+func prune(dir string) error {
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another run prunes
+		} else if err != nil {
+			return err
+		}
+		if time.Since(info.ModTime()) > 24*time.Hour {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // debianKernel is Debian's kernel for virtual machines.
@@ -221,7 +250,21 @@ func Kit(ctx context.Context, init string) (*guest.Kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return guest.Assemble(dir, k, init)
+	return assemble(dir, k, init)
+}
+
+// assemble is guest.Assemble for a store in which each build of a test's agent
+// leaves an initramfs.
+func assemble(dir string, k *guest.Kernel, init string) (*guest.Kit, error) {
+	kit, err := guest.Assemble(dir, k, init)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	if err := os.Chtimes(kit.Initrd, now, now); err != nil {
+		return nil, err
+	}
+	return kit, prune(filepath.Dir(kit.Initrd))
 }
 
 // DistributionKit is Kit with Debian's kernel for virtual machines.
@@ -238,7 +281,7 @@ func DistributionKit(ctx context.Context, init string) (*guest.Kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return guest.Assemble(dir, k, init)
+	return assemble(dir, k, init)
 }
 
 // Guest returns hpcc's test /init, which says what it finds in the guest on

@@ -152,6 +152,26 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+func TestPrune(t *testing.T) {
+	dir := t.TempDir()
+	for name, age := range map[string]time.Duration{"new": 0, "today": 23 * time.Hour, "old": 25 * time.Hour} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := prune(dir); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, "*"))
+	if len(left) != 2 || filepath.Base(left[0]) != "new" || filepath.Base(left[1]) != "today" {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestFilesRefused(t *testing.T) {
 	for _, name := range []string{"", "/abs", "../x", "a/../b", "a b", "a\nb", ".lab/program", "a//b"} {
 		job := Job{Program: "/bin/busybox", Files: map[string]string{name: "/bin/busybox"}}
