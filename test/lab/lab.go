@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hpcc.dev/hpcc/test/lab/wire"
 )
 
@@ -143,11 +145,11 @@ type environment struct {
 }
 
 func attempt(ctx context.Context, job *Job, start starter, l limits) (*Result, error) {
-	dir, err := os.MkdirTemp("", "hpcc-lab-")
+	dir, remove, err := workDir()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	began := time.Now()
 	env, err := start(ctx, job, dir)
 	if err != nil {
@@ -227,6 +229,41 @@ func attempt(ctx context.Context, job *Job, start starter, l limits) (*Result, e
 			}
 		}
 	}
+}
+
+// workDir makes a directory for one environment's files, gigabytes perhaps, and
+// removes those of runs that were killed. A run holds the lock of its own.
+func workDir() (dir string, remove func(), err error) {
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), "hpcc-lab-*", "lock"))
+	if err != nil {
+		return "", nil, err
+	}
+	for _, file := range left {
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
+		if err != nil {
+			continue // another's, or just removed
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.RemoveAll(filepath.Dir(file))
+		}
+		f.Close()
+	}
+	dir, err = os.MkdirTemp("", "hpcc-lab-")
+	if err != nil {
+		return "", nil, err
+	}
+	// The name lock appears with the lock taken.
+	f, err := os.Create(filepath.Join(dir, "lock.new"))
+	if err == nil {
+		err = errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), os.Rename(f.Name(), filepath.Join(dir, "lock")))
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, func() {
+		_ = os.RemoveAll(dir)
+		f.Close()
+	}, nil
 }
 
 // collector unpacks a tar archive into a directory while it comes.

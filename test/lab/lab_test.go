@@ -152,6 +152,39 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// What a killed run left goes when the next begins; a run that lives keeps its
+// own.
+func TestWorkDir(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	first, remove, err := workDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := filepath.Join(os.TempDir(), "hpcc-lab-killed")
+	if err := os.Mkdir(killed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lock", "data.img"} {
+		if err := os.WriteFile(filepath.Join(killed, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second, removeSecond, err := workDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, there := range map[string]bool{first: true, second: true, killed: false} {
+		if _, err := os.Stat(path); (err == nil) != there {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	remove()
+	removeSecond()
+	if left, _ := os.ReadDir(os.TempDir()); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestPrune(t *testing.T) {
 	dir := t.TempDir()
 	for name, age := range map[string]time.Duration{"new": 0, "today": 23 * time.Hour, "old": 25 * time.Hour} {
