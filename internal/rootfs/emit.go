@@ -21,7 +21,7 @@ type spool struct {
 	n int64
 }
 
-func newSpool(f *os.File) *spool { return &spool{f: f, w: bufio.NewWriterSize(f, 1<<20)} }
+func newSpool(f *os.File) *spool { return &spool{f: f, w: bufio.NewWriterSize(hostWriter{f}, 1<<20)} }
 
 // add appends size bytes of r, and returns where they begin.
 func (s *spool) add(r io.Reader, size int64) (offset int64, err error) {

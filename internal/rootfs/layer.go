@@ -19,7 +19,7 @@ import (
 // verified reads exactly the bytes that d names from r, and ends with a Refusal
 // instead of io.EOF if they are others.
 func verified(r io.Reader, d Descriptor) io.Reader {
-	return &verifier{r: io.LimitReader(r, d.Size+1), h: sha256.New(), size: d.Size, want: d.Digest}
+	return &verifier{r: io.LimitReader(hostReader{r}, d.Size+1), h: sha256.New(), size: d.Size, want: d.Digest}
 }
 
 type verifier struct {
@@ -112,28 +112,47 @@ func (d damageReader) Read(p []byte) (int, error) {
 	return n, damaged(err)
 }
 
-// damaged words an error of reading a compressed stream or an archive. Refusals
-// and the source's own errors (network, disk) stay what they are.
+// damaged words an error of reading a compressed stream or an archive. Refusals,
+// and what failed on this side of the layer, stay what they are.
 func damaged(err error) error {
 	var r *Refusal
+	var h hostError
 	switch {
-	case err == nil || err == io.EOF || errors.As(err, &r):
+	case err == nil || err == io.EOF || errors.As(err, &r) || errors.As(err, &h) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return refuse(Truncated, "ends in the middle")
 	}
-	for _, bad := range []error{
-		gzip.ErrHeader, gzip.ErrChecksum, tar.ErrHeader, tar.ErrFieldTooLong, tar.ErrInsecurePath,
-		zstd.ErrMagicMismatch, zstd.ErrReservedBlockType, zstd.ErrCRCMismatch, zstd.ErrUnknownDictionary,
-		zstd.ErrDecoderSizeExceeded, zstd.ErrWindowSizeExceeded, zstd.ErrWindowSizeTooSmall,
-		zstd.ErrFrameSizeExceeded, zstd.ErrFrameSizeMismatch, zstd.ErrBlockTooSmall,
-		zstd.ErrCompressedSizeTooBig, zstd.ErrUnexpectedBlockSize,
-	} {
-		if errors.Is(err, bad) {
-			return refuse(BadArchive, "%v", err)
-		}
+	return refuse(BadArchive, "%v", err)
+}
+
+// hostError is no fault of the layer: the network's or the disk's. It tells such
+// from the many that decompressors and archive readers have of their own.
+type hostError struct{ error }
+
+func (h hostError) Unwrap() error { return h.error }
+
+// hostReader and hostWriter make the errors of what they wrap hostErrors. An end
+// in the middle is the layer's own.
+type hostReader struct{ io.Reader }
+
+func (h hostReader) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+		err = hostError{err}
 	}
-	return err
+	return n, err
+}
+
+type hostWriter struct{ io.Writer }
+
+func (h hostWriter) Write(p []byte) (int, error) {
+	n, err := h.Writer.Write(p)
+	if err != nil {
+		err = hostError{err}
+	}
+	return n, err
 }
 
 // applyLayer reads one layer, checks both its digests, and applies it. compressed
@@ -226,7 +245,7 @@ func readAhead(r io.Reader) *aheadReader {
 	const chunks, size = 4, 512 << 10
 	a := &aheadReader{full: make(chan chunk, chunks), empty: make(chan []byte, chunks), stop: make(chan struct{}), idle: make(chan struct{})}
 	for range chunks {
-		a.empty <- make([]byte, size)
+		a.empty <- nil // made when it is needed: most layers are small
 	}
 	go func() {
 		defer close(a.idle)
@@ -236,6 +255,9 @@ func readAhead(r io.Reader) *aheadReader {
 			case buf = <-a.empty:
 			case <-a.stop:
 				return
+			}
+			if buf == nil {
+				buf = make([]byte, size)
 			}
 			var n int
 			var err error
@@ -279,7 +301,7 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 			return 0, a.now.err
 		}
 		if a.now.buf != nil {
-			a.empty <- a.now.buf[:cap(a.now.buf)]
+			a.empty <- a.now.buf
 		}
 		a.now, a.pos = <-a.full, 0
 	}
