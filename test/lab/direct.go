@@ -63,7 +63,7 @@ func tryDirect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return boots(ctx, firecracker, kit)
+	return boots(ctx, probeLimit, firecracker, kit)
 }
 
 // controllers tells whether control groups of version 2 have the controllers
@@ -97,8 +97,8 @@ func controllers() error {
 const probeLimit = 15 * time.Second
 
 // boots starts the guest kernel in Firecracker, without a jail, and sees
-// whether its /init comes to its end.
-func boots(ctx context.Context, firecracker string, kit *guest.Kit) error {
+// whether its /init comes to its end within the limit.
+func boots(ctx context.Context, limit time.Duration, firecracker string, kit *guest.Kit) error {
 	dir, err := os.MkdirTemp("", "hpcc-lab-probe-")
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func boots(ctx context.Context, firecracker string, kit *guest.Kit) error {
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, firecracker, "--no-api", "--config-file", file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -125,7 +125,7 @@ func boots(ctx context.Context, firecracker string, kit *guest.Kit) error {
 	err = cmd.Run()
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("the guest kernel did not come up in %v", probeLimit)
+		return fmt.Errorf("the guest kernel did not come up in %v", limit)
 	case err != nil:
 		return fmt.Errorf("firecracker: %w: %s", err, lastLine(out.String()))
 	case !strings.Contains(out.String(), "guest: done=yes"):

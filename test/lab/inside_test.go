@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,10 +45,78 @@ var lacks = map[string]string{
 // has is what both kernels must have.
 var has = map[string]string{
 	"pid": "1", "vda": "ro1", "overlay": "ok", "cgroup2": "ok", "namespaces": "ok", "done": "yes",
+	// The image's ext4 and programs work, and nothing writes to it.
+	"root-mount": "ok", "root-create": "EROFS", "root-remount": "EACCES", "write-vda": "EPERM",
+}
+
+// verity is the boot arguments for the root image with its hash tree.
+func verity(t *testing.T) string {
+	t.Helper()
+	blocks, err := strconv.Atoi(os.Getenv("ROOT_BLOCKS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	salt := os.Getenv("ROOT_SALT")
+	if salt == "" {
+		salt = "-"
+	}
+	return fmt.Sprintf(` dm-mod.create="vroot,,,ro,0 %d verity 1 /dev/vda /dev/vda 4096 4096 %d %d sha256 %s %s" hpcc.root=/dev/dm-0`,
+		blocks*8, blocks, blocks+1, os.Getenv("ROOT_HASH"), salt)
+}
+
+// checkRoot holds what /init saw of the root image against the file that the
+// image was made from.
+func checkRoot(t *testing.T, said map[string]string) {
+	t.Helper()
+	if want := "ok " + os.Getenv("ROOT_FILE_SHA256"); said["root-file"] != want {
+		t.Errorf("a file of the image: %q, want %q", said["root-file"], want)
+	}
+	if v, ok := strings.CutPrefix(said["gcc"], "ok 1"); !ok || !strings.Contains(v, ".") {
+		t.Errorf("gcc: %q", said["gcc"])
+	}
+}
+
+// A byte of the image that was changed is an error for who reads it, never
+// other content.
+func TestVerityInJail(t *testing.T) {
+	if err := copyFile("/data/flipped.img", "/data/root.img"); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove("/data/flipped.img")
+	block, err := strconv.ParseInt(os.Getenv("ROOT_FILE_BLOCK"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.OpenFile("/data/flipped.img", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	var b [1]byte
+	if _, err := image.ReadAt(b[:], block*4096+100); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := image.WriteAt(b[:], block*4096+100); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("flipped", func(t *testing.T) {
+		said := bootJailed(t, "/data/vmlinux", "/data/initrd", "/data/flipped.img", ownArgs+verity(t))
+		if said["root-mount"] != "ok" || !strings.HasPrefix(said["root-file"], "EIO ") {
+			t.Errorf("mounted %q, read %q, want EIO", said["root-mount"], said["root-file"])
+		}
+	})
+	t.Run("other root hash", func(t *testing.T) {
+		other := strings.ReplaceAll(verity(t), os.Getenv("ROOT_HASH"), strings.Repeat("0", 64))
+		said := bootJailed(t, "/data/vmlinux", "/data/initrd", "/data/root.img", ownArgs+other)
+		if said["root-mount"] != "EIO" {
+			t.Errorf("mounted %q, want EIO", said["root-mount"])
+		}
+	})
 }
 
 func TestOwnKernelInJail(t *testing.T) {
-	said := bootJailed(t, "/data/vmlinux", "/data/initrd", ownArgs)
+	said := bootJailed(t, "/data/vmlinux", "/data/initrd", "/data/root.img", ownArgs+verity(t))
 	if !strings.HasSuffix(said["release"], "-hpcc") {
 		t.Errorf("the kernel calls itself %q", said["release"])
 	}
@@ -63,6 +132,10 @@ func TestOwnKernelInJail(t *testing.T) {
 			t.Errorf("no controller %s in %q", c, said["controllers"])
 		}
 	}
+	checkRoot(t, said)
+	if said["write-dm-0"] != "EPERM" {
+		t.Errorf("writing to the verity device: %s", said["write-dm-0"])
+	}
 	// The generic one, and one by the processor's instructions.
 	if said["sha256-drivers"] < "2" {
 		t.Errorf("%s drivers for SHA-256", said["sha256-drivers"])
@@ -70,7 +143,7 @@ func TestOwnKernelInJail(t *testing.T) {
 }
 
 func TestDistributionKernelInJail(t *testing.T) {
-	said := bootJailed(t, "/data/distribution/vmlinux", "/data/distribution/initrd", distributionArgs)
+	said := bootJailed(t, "/data/distribution/vmlinux", "/data/distribution/initrd", "/data/root.img", distributionArgs+" hpcc.root=/dev/vda")
 	if !strings.HasSuffix(said["release"], "-cloud-amd64") {
 		t.Errorf("the kernel calls itself %q", said["release"])
 	}
@@ -84,6 +157,7 @@ func TestDistributionKernelInJail(t *testing.T) {
 			t.Errorf("%s = %q, want %q", key, said[key], want)
 		}
 	}
+	checkRoot(t, said)
 	// virtio_mmio, virtio_blk, vsock's transport, overlay, dm_verity at least.
 	if n := 0; said["modules"] < "5" {
 		_, _ = fmt.Sscan(said["modules"], &n)
@@ -100,7 +174,7 @@ const (
 
 // bootJailed boots a guest in Firecracker under the real jailer, waits for its
 // end, which must be a clean one, and returns what its /init said.
-func bootJailed(t *testing.T, kernel, initrd, args string) map[string]string {
+func bootJailed(t *testing.T, kernel, initrd, disk, args string) map[string]string {
 	t.Helper()
 	const uid = 10001
 	id := fmt.Sprintf("t%d", time.Now().UnixNano()%1e9)
@@ -119,14 +193,14 @@ func bootJailed(t *testing.T, kernel, initrd, args string) map[string]string {
 			}
 		}
 	})
-	for name, file := range map[string]string{"vmlinux": kernel, "initrd": initrd, "disk": initrd} {
+	for name, file := range map[string]string{"vmlinux": kernel, "initrd": initrd, "disk": disk} {
 		if err := os.Link(file, filepath.Join(jail, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	netns := emptyNetwork(t)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/data/jailer", "--id", id, "--exec-file", "/data/firecracker",
 		"--uid", fmt.Sprint(uid), "--gid", fmt.Sprint(uid), "--chroot-base-dir", base, "--netns", netns,
@@ -285,16 +359,16 @@ func TestThisMachineIsAnEnvironment(t *testing.T) {
 		t.Errorf("control groups: %v", err)
 	}
 	kit := &guest.Kit{Kernel: "/data/vmlinux", Initrd: "/data/initrd", BootArgs: ownArgs}
-	if err := boots(t.Context(), "/data/firecracker", kit); err != nil {
+	if err := boots(t.Context(), 5*time.Minute, "/data/firecracker", kit); err != nil {
 		t.Errorf("boots: %v", err)
 	}
 	// A kernel that does not come to its /init does not count.
 	kit.BootArgs = "console=ttyS0 quiet reboot=k panic=1 rdinit=/absent"
-	if err := boots(t.Context(), "/data/firecracker", kit); err == nil {
+	if err := boots(t.Context(), 5*time.Minute, "/data/firecracker", kit); err == nil {
 		t.Error("a guest without /init counts as booted")
 	}
 	kit.Kernel = "/data/jailer"
-	if err := boots(t.Context(), "/data/firecracker", kit); err == nil {
+	if err := boots(t.Context(), 5*time.Minute, "/data/firecracker", kit); err == nil {
 		t.Error("a program counts as a kernel")
 	}
 
@@ -310,11 +384,11 @@ func TestThisMachineIsAnEnvironment(t *testing.T) {
 		Env: []string{"X=y"}, Files: map[string]string{"sub/file": "/etc/passwd"},
 		Collect: out, Stdout: &stdout, Stderr: &stdout, Log: func(line string) { t.Log(line) },
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	r, err := attempt(ctx, job, func(_ context.Context, job *Job, dir string) (*environment, error) {
 		return startDirect(job, dir, "/data/lab-init")
-	}, limits{time.Minute, time.Minute})
+	}, limits{2 * time.Minute, time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,9 @@ package lab
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"hpcc.dev/hpcc/guest"
+	"hpcc.dev/hpcc/internal/rootfs"
+	"hpcc.dev/hpcc/test/images"
 )
 
 func temporaries(t *testing.T) []string {
@@ -46,7 +50,55 @@ func TestInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	files["distribution/vmlinux"], files["distribution/initrd"] = distribution.Kernel, distribution.Initrd
-	RunTests(t, "hpcc.dev/hpcc/test/lab", Job{Files: files, Timeout: 10 * time.Minute})
+	root := rootImage(t)
+	files["root.img"] = root.Path
+	sum, block := fileOf(t, root.Path)
+	RunTests(t, "hpcc.dev/hpcc/test/lab", Job{
+		Files: files, Timeout: 20 * time.Minute,
+		Env: []string{
+			fmt.Sprintf("ROOT_BLOCKS=%d", root.DataBlocks), "ROOT_HASH=" + root.RootHash, "ROOT_SALT=" + root.Salt,
+			"ROOT_FILE_SHA256=" + sum, "ROOT_FILE_BLOCK=" + block,
+		},
+	})
+}
+
+// rootImage is the root file system of the test image with gcc.
+func rootImage(t *testing.T) rootfs.Image {
+	t.Helper()
+	img, err := images.GCC(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, closer, err := rootfs.Layout(img.Layout, img.Tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closer.Close()
+	store, err := rootfs.Open(rootfs.Options{Dir: filepath.Join(t.TempDir(), "images")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := store.Build(t.Context(), src, func(rootfs.Progress) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// fileOf returns the digest of the file that guestinit reads, and its first
+// block in the image, as debugfs sees them, which has nothing in common with
+// what wrote the image.
+func fileOf(t *testing.T, image string) (sum, block string) {
+	t.Helper()
+	const file = "/usr/lib/gcc/x86_64-linux-gnu/12/include/stddef.h"
+	ask := func(question string) []byte {
+		out, err := exec.Command("debugfs", "-R", question+" "+file, image).Output()
+		if err != nil || len(out) < 2 {
+			t.Fatalf("debugfs: %q, %v", out, err)
+		}
+		return out
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(ask("cat"))), strings.Fields(string(ask("blocks")))[0]
 }
 
 // The agent's calls to the device mapper, judged by a kernel that has one.

@@ -66,12 +66,16 @@ func software(ctx context.Context, job *Job, dir string) (*environment, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("lab: %w; make setup installs QEMU", err)
 	}
+	began := time.Now()
 	return &environment{frames: stdout, end: func() string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		_ = stdin.Close()
 		text, _ := os.ReadFile(console)
-		return strings.TrimSpace(stderr.String() + "\n" + tail(text, 4000))
+		// A host that locked up keeps its processor busy, one that waits does not.
+		used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		return fmt.Sprintf("QEMU ran for %.0f s and used %.0f s of processor time\n%s%s", time.Since(began).Seconds(), used.Seconds(),
+			stderr.Bytes(), strings.TrimSpace(tail(text, 4000)))
 	}}, nil
 }
 

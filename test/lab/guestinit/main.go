@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -59,6 +60,7 @@ func main() {
 	devices()
 	filesystems()
 	namespaces()
+	root()
 	say("done", "yes")
 }
 
@@ -207,6 +209,65 @@ func filesystems() {
 	}()))
 	controllers, _ := os.ReadFile("/run/cgroup/cgroup.controllers")
 	say("controllers", strings.ReplaceAll(strings.TrimSpace(string(controllers)), " ", ","))
+}
+
+// root looks at the root image, if the boot arguments name one as the agent's do.
+func root() {
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	device := ""
+	for _, word := range strings.Fields(string(cmdline)) {
+		if d, ok := strings.CutPrefix(word, "hpcc.root="); ok {
+			device = d
+		}
+	}
+	if device == "" {
+		return
+	}
+	if err := os.Mkdir("/image", 0o755); err != nil {
+		say("root-mount", errno(err))
+		return
+	}
+	if err := unix.Mount(device, "/image", "ext4", unix.MS_RDONLY, ""); err != nil {
+		say("root-mount", errno(err))
+		return
+	}
+	say("root-mount", "ok")
+	text, err := os.ReadFile("/image/usr/lib/gcc/x86_64-linux-gnu/12/include/stddef.h")
+	say("root-file", fmt.Sprintf("%s %x", errno(err), sha256.Sum256(text)))
+	_, err = os.Create("/image/file")
+	say("root-create", errno(err))
+	say("root-remount", errno(unix.Mount("", "/image", "", unix.MS_REMOUNT, "")))
+	for _, d := range []string{device, "/dev/vda"} {
+		f, err := os.OpenFile(d, os.O_WRONLY, 0)
+		if err == nil {
+			if _, err = f.Write(make([]byte, 4096)); err == nil {
+				err = f.Sync()
+			}
+			f.Close()
+		}
+		say("write-"+filepath.Base(d), errno(err))
+	}
+	version, err := runIn("/image", "/usr/bin/gcc", "-dumpfullversion")
+	say("gcc", errno(err)+" "+version)
+}
+
+// runIn runs a program of the image and returns what it prints.
+func runIn(dir, program string, args ...string) (string, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	p, err := os.StartProcess(program, append([]string{program}, args...), &os.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/bin"}, Files: []*os.File{nil, w, w}, Sys: &syscall.SysProcAttr{Chroot: dir},
+	})
+	w.Close()
+	if err != nil {
+		return "", err
+	}
+	text := make([]byte, 200)
+	n, _ := r.Read(text)
+	_, err = p.Wait()
+	return string(bytes.TrimSpace(text[:n])), err
 }
 
 // namespaces starts a process in all that a job gets.
