@@ -30,7 +30,7 @@ WRAPPER_LDFLAGS := -X runtime.godebugDefault=containermaxprocs=0,updatemaxprocs=
 # Packages whose bugs are races; the rest of the tests run without the
 # detector, which costs five to ten times the time (-short leaves out the
 # hundred thousand requests, which have run without it).
-RACE := cache daemon ipc wrapper action
+RACE := cache daemon ipc wrapper action rootfs
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BUF := github.com/bufbuild/buf/cmd/buf@v1.75.0

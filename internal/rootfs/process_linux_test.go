@@ -207,6 +207,9 @@ func (g *generator) Blob(ctx context.Context, d Descriptor) (io.ReadCloser, erro
 // Memory does not grow with an image's bytes, and by about a kilobyte with each
 // of its entries: the bound that Limits.Entries states.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector's memory is no measure")
+	}
 	peak := func(files, size int) int64 {
 		dir := filepath.Join(t.TempDir(), "images")
 		p := process("generate", dir, strconv.Itoa(files), strconv.Itoa(size))
