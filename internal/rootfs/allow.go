@@ -23,7 +23,7 @@ func ParseAllowList(entries []string) (*AllowList, error) {
 		switch {
 		case IsDigest(e):
 			a.digests = append(a.digests, e)
-		case path == "" || strings.ContainsAny(path, "*@ ") || strings.HasPrefix(e, "/") || strings.HasSuffix(path, "/"):
+		case path == "" || path == e && !strings.Contains(e, "/") || strings.ContainsAny(path, "*@ ") || strings.HasPrefix(e, "/") || strings.HasSuffix(path, "/"):
 			return nil, fmt.Errorf("allow-list: %q is neither a digest nor a repository such as registry.example.com/toolchains/gcc or registry.example.com/toolchains/*", clip(e))
 		default:
 			a.repositories = append(a.repositories, e)

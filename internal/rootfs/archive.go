@@ -250,5 +250,6 @@ func (d *dockerArchive) Blob(_ context.Context, desc Descriptor) (io.ReadCloser,
 	return d.open(d.paths[desc.Digest])
 }
 
+func (d *dockerArchive) Digest() string     { return digestOf(d.manifest) }
 func (d *dockerArchive) Repository() string { return "" }
 func (d *dockerArchive) Name() string       { return d.name }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -288,6 +289,97 @@ func FuzzWhiteouts(f *testing.F) {
 				}
 			}
 			t.Error("the tree is not what the specification says")
+		}
+	})
+}
+
+// FuzzManifest reads arbitrary bytes as a manifest or index. What is taken names
+// its blobs by digests, in bounds.
+func FuzzManifest(f *testing.F) {
+	m := imageOf(layerOf(file("a", "a")))
+	f.Add(m.blobs[m.top])
+	m.index(thisPlatform)
+	f.Add(m.blobs[m.top])
+	f.Add([]byte(`{"schemaVersion":2,"config":{},"manifests":[]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		d, err := parseDocument(raw)
+		if err == nil && d.isIndex() {
+			var digest string
+			if digest, err = choose(d.Manifests, thisPlatform); err == nil && !IsDigest(digest) {
+				t.Fatalf("chose %q", digest)
+			}
+		}
+		r := &resolved{}
+		if err == nil && !d.isIndex() {
+			err = r.take(d, fuzzLimits)
+		}
+		if err != nil {
+			if r := (*Refusal)(nil); !errors.As(err, &r) {
+				t.Fatalf("an error without a reason: %v", err)
+			}
+			return
+		}
+		for _, b := range r.layers {
+			if !IsDigest(b.Digest) || b.Size < 0 || b.Size > fuzzLimits.Bytes || len(r.layers) > fuzzLimits.Layers {
+				t.Fatalf("took %+v", b)
+			}
+		}
+	})
+}
+
+// FuzzArchive reads arbitrary bytes as what docker save wrote, or an archive of a
+// layout. Each file in it must come out as it went in.
+func FuzzArchive(f *testing.F) {
+	m := imageOf(gzipped(layerOf(file("a", "a"))))
+	var d document
+	if err := json.Unmarshal(m.blobs[m.top], &d); err != nil {
+		f.Fatal(err)
+	}
+	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"digest":%q,"size":%d}]}`, m.top, len(m.blobs[m.top]))
+	oci := []entry{file("oci-layout", `{"imageLayoutVersion":"1.0.0"}`), file("index.json", index)}
+	for digest, b := range m.blobs {
+		oci = append(oci, file(blobPath(digest), string(b)))
+	}
+	f.Add(layerOf(oci...))
+	docker := []entry{
+		file("manifest.json", `[{"Config":"config.json","RepoTags":["a:1"],"Layers":["one/layer.tar","two/layer.tar"]}]`),
+		file("config.json", string(m.blobs[d.Config.Digest])), file("one/layer.tar", string(m.blobs[d.Layers[0].Digest])), symlink("two/layer.tar", "../one/layer.tar"),
+	}
+	f.Add(layerOf(docker...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := os.CreateTemp("", "archive")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(file.Name())
+		defer file.Close()
+		if _, err := file.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		src, closer, err := Archive(t.Context(), file.Name(), "")
+		if err != nil {
+			return
+		}
+		defer closer.Close()
+		r, err := resolve(t.Context(), src, "", thisPlatform, fuzzLimits)
+		if err != nil {
+			return
+		}
+		if raw, err := src.Manifest(t.Context(), r.asked, maxManifest); err != nil || digestOf(raw) != r.asked {
+			t.Fatalf("the manifest %s: %v", r.asked, err)
+		}
+		for _, l := range r.layers {
+			body, err := src.Blob(t.Context(), l)
+			if err != nil {
+				continue
+			}
+			got, err := io.ReadAll(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Contains(b, got) {
+				t.Fatalf("%d bytes that the archive does not hold", len(got))
+			}
 		}
 	})
 }

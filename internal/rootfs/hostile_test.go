@@ -3,6 +3,7 @@ package rootfs
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -159,6 +160,7 @@ func TestHostile(t *testing.T) {
 		{"digest by another function", imageOf(ok).edit(func(d *document) { d.Layers[0].Digest = "sha512:" + strings.Repeat("0", 128) }), BadManifest},
 		{"negative size", imageOf(ok).edit(func(d *document) { d.Layers[0].Size = -1 }), TooManyBytes},
 		{"fewer layers than the configuration says", imageOf(ok, layerOf()).edit(func(d *document) { d.Layers = d.Layers[:1] }), BadManifest},
+		{"large environment", imageOf(ok).withConfig("PATH=/usr/bin", strings.Repeat("x", 70_000)), BadManifest},
 		{"large configuration", imageOf(ok).edit(func(d *document) { d.Config.Size = 9 << 20 }), TooManyBytes},
 		{"exchanged configuration", imageOf(ok).edit(func(d *document) { d.Config.Digest = d.Layers[0].Digest; d.Config.Size = d.Layers[0].Size }), BadManifest},
 	}
@@ -188,11 +190,19 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// withDiffID and withLayer exchange what the configuration says of the only
+// withDiffID, withConfig and withLayer exchange what the configuration says of the only
 // layer, and the layer, in an image whose other digests fit.
 func (m *memImage) withDiffID(id string) *memImage {
+	var d document
+	if err := json.Unmarshal(m.blobs[m.top], &d); err != nil {
+		panic(err)
+	}
+	return m.withConfig(digestOf(m.blobs[d.Layers[0].Digest]), id)
+}
+
+func (m *memImage) withConfig(old, new string) *memImage {
 	return m.edit(func(d *document) {
-		config := strings.Replace(string(m.blobs[d.Config.Digest]), digestOf(m.blobs[d.Layers[0].Digest]), id, 1)
+		config := strings.Replace(string(m.blobs[d.Config.Digest]), old, new, 1)
 		d.Config.Digest, d.Config.Size = m.put([]byte(config)), int64(len(config))
 	})
 }

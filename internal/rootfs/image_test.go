@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -81,7 +82,8 @@ type memImage struct {
 	name, repository string
 	top              string
 	blobs            map[string][]byte
-	served           int // blobs
+	served           atomic.Int64 // manifests and blobs
+	byDigest         bool
 }
 
 func (m *memImage) put(b []byte) string {
@@ -101,6 +103,7 @@ func (m *memImage) Manifest(_ context.Context, digest string, _ int64) ([]byte, 
 	if digest == "" {
 		digest = m.top
 	}
+	m.served.Add(1)
 	b, ok := m.blobs[digest]
 	if !ok {
 		return nil, fmt.Errorf("no manifest %s", digest)
@@ -109,12 +112,19 @@ func (m *memImage) Manifest(_ context.Context, digest string, _ int64) ([]byte, 
 }
 
 func (m *memImage) Blob(_ context.Context, d Descriptor) (io.ReadCloser, error) {
-	m.served++
+	m.served.Add(1)
 	b, ok := m.blobs[d.Digest]
 	if !ok {
 		return nil, fmt.Errorf("no blob %s", d.Digest)
 	}
 	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+func (m *memImage) Digest() string {
+	if m.byDigest {
+		return m.top
+	}
+	return ""
 }
 
 func (m *memImage) Repository() string { return m.repository }

@@ -187,5 +187,6 @@ func missing(digest string, err error) error {
 	return err
 }
 
+func (l *layout) Digest() string     { return l.top.Digest }
 func (l *layout) Repository() string { return "" }
 func (l *layout) Name() string       { return l.name }

@@ -24,11 +24,12 @@ type Limits struct {
 
 // What Linux and the formats allow; none is a setting.
 const (
-	maxName      = 255     // NAME_MAX
-	maxPath      = 4095    // PATH_MAX without its zero byte
-	maxManifest  = 4 << 20 // registries take up to this (OCI distribution specification)
-	maxConfig    = 8 << 20 // no specification: the history of 128 layers takes far less
-	maxPlatforms = 1000    // manifests in an index
+	maxName      = 255      // NAME_MAX
+	maxPath      = 4095     // PATH_MAX without its zero byte
+	maxManifest  = 4 << 20  // registries take up to this (OCI distribution specification)
+	maxConfig    = 8 << 20  // no specification: the history of 128 layers takes far less
+	maxEnv       = 64 << 10 // less than the 128 kB that Linux allows one string of it
+	maxPlatforms = 1000     // manifests in an index
 )
 
 func (l Limits) withDefaults() Limits {

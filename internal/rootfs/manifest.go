@@ -65,6 +65,9 @@ type Source interface {
 	Manifest(ctx context.Context, digest string, limit int64) ([]byte, error)
 	// Blob opens a blob. The stream may end too early or too late.
 	Blob(ctx context.Context, d Descriptor) (io.ReadCloser, error)
+	// Digest is the digest that the source was made for, of a manifest or an
+	// index; "" if it is not known before Manifest is called.
+	Digest() string
 	// Repository is where the image comes from, for the allow-list and for
 	// people: "registry.example.com/toolchains/gcc"; "" for files.
 	Repository() string
@@ -289,6 +292,12 @@ func readConfig(ctx context.Context, src Source, r *resolved, p Platform) (*imag
 	}
 	if c.RootFS.Type != "layers" || len(c.RootFS.DiffIDs) != len(r.layers) {
 		return nil, refuse(BadManifest, "the configuration names %d layers, the manifest %d", len(c.RootFS.DiffIDs), len(r.layers))
+	}
+	env := 0
+	for _, e := range c.Config.Env {
+		if env += len(e) + 1; env > maxEnv {
+			return nil, refuse(BadManifest, "an environment of more than %d bytes", maxEnv)
+		}
 	}
 	for _, id := range c.RootFS.DiffIDs {
 		if !IsDigest(id) {

@@ -131,7 +131,8 @@ func (s *Store) path(digest, suffix string) string {
 
 // Build returns the image of what src is, building it if it is not there yet.
 // Of two builds of one image, in this process or another, the second waits for
-// the first. It fails with a *Refusal for an image that is not to be had, and
+// the first. A source that is asked by digest is not read from if the image is
+// there. It fails with a *Refusal for an image that is not to be had, and
 // leaves nothing behind then. progress may be nil; it is called often, by one
 // goroutine at a time.
 //
@@ -150,9 +151,11 @@ func (s *Store) Acquire(ctx context.Context, src Source, progress func(Progress)
 	if err := s.opt.Allow.repository(src.Repository(), src.Name()); err != nil {
 		return img, nil, err
 	}
-	r, err := resolve(ctx, src, "", s.opt.Platform, s.opt.Limits)
-	if err != nil {
-		return img, nil, named(src, err)
+	r := &resolved{digest: src.Digest(), asked: src.Digest()}
+	if _, err := s.read(r.digest); err != nil {
+		if r, err = resolve(ctx, src, src.Digest(), s.opt.Platform, s.opt.Limits); err != nil {
+			return img, nil, named(src, err)
+		}
 	}
 	if err := s.opt.Allow.digest(src.Repository(), r.digest, r.asked); err != nil {
 		return img, nil, err
@@ -163,6 +166,13 @@ func (s *Store) Acquire(ctx context.Context, src Source, progress func(Progress)
 	}
 	defer unlock()
 	rec, err := s.read(r.digest)
+	if errors.Is(err, ErrNotFound) && r.layers == nil {
+		// It was there a moment ago, when its manifest was not asked for.
+		r, err = resolve(ctx, src, r.digest, s.opt.Platform, s.opt.Limits)
+		if err == nil {
+			err = ErrNotFound
+		}
+	}
 	if errors.Is(err, ErrNotFound) {
 		rec.Image, err = s.build(ctx, src, r, progress)
 	}
@@ -252,6 +262,9 @@ func (s *Store) write(img Image) error {
 // read returns an image's record, or ErrNotFound: also for what is damaged, or
 // of another version, for then it is built again.
 func (s *Store) read(digest string) (record, error) {
+	if !IsDigest(digest) {
+		return record{}, fmt.Errorf("%q: %w", clip(digest), ErrNotFound)
+	}
 	path := s.path(digest, ".json")
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -481,12 +494,7 @@ func (s *Store) tryLock(digest string) (unlock func(), ok bool, err error) {
 			f.Close()
 			return nil, false, err
 		}
-		held, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, false, err
-		}
-		if named, err := os.Stat(path); err == nil && os.SameFile(held, named) {
+		if isAt(f, path) {
 			return func() {
 				os.Remove(path)
 				f.Close()
@@ -503,14 +511,24 @@ func hold(path string) (release func(), err error) {
 		return nil, err
 	}
 	ok, err := flock(f, false)
-	if err == nil && !ok {
-		err = fmt.Errorf("%s: %w", path, fs.ErrNotExist) // about to be removed
+	if err == nil && !(ok && isAt(f, path)) {
+		err = fmt.Errorf("%s: %w", path, fs.ErrNotExist) // being removed
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return func() { f.Close() }, nil
+}
+
+// isAt reports whether an open file is still the one that has its name.
+func isAt(f *os.File, path string) bool {
+	open, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(open, named)
 }
 
 // unheld locks an image against being held, or fails with ErrInUse.

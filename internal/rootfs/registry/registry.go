@@ -137,6 +137,14 @@ func (s *Source) Repository() string {
 	return hostName(s.ref.Context().RegistryStr()) + "/" + s.ref.Context().RepositoryStr()
 }
 
+// Digest is the reference's, or "" for a tag.
+func (s *Source) Digest() string {
+	if d, ok := s.ref.(name.Digest); ok {
+		return d.DigestStr()
+	}
+	return ""
+}
+
 // Name is the reference in full.
 func (s *Source) Name() string {
 	sep := ":"
