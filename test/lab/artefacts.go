@@ -71,8 +71,9 @@ func command(ctx context.Context, env []string, args ...string) (string, error) 
 // static are the settings for Go programs that need nothing where they run.
 var static = []string{"CGO_ENABLED=0", "GOFLAGS=-trimpath"}
 
-// buildProgram builds a command of hpcc into the cache, named by its content.
-func buildProgram(ctx context.Context, pkg string) (string, error) {
+// BuildProgram builds a command of hpcc (an import path) as a static program and
+// returns where it is in the cache.
+func BuildProgram(ctx context.Context, pkg string) (string, error) {
 	return build(ctx, static, "go", "build", "-ldflags=-s -w", "-o", "", pkg)
 }
 
@@ -287,7 +288,7 @@ func DistributionKit(ctx context.Context, init string) (*guest.Kit, error) {
 // Guest returns hpcc's test /init, which says what it finds in the guest on
 // the console, in marked lines, and ends the guest: see test/lab/guestinit.
 func Guest(ctx context.Context) (string, error) {
-	return buildProgram(ctx, "hpcc.dev/hpcc/test/lab/guestinit")
+	return BuildProgram(ctx, "hpcc.dev/hpcc/test/lab/guestinit")
 }
 
 // Machine returns what a test of Firecracker itself needs, for Job.Files:

@@ -142,7 +142,7 @@ func lastLine(text string) string {
 // direct starts the environment of this machine's own: namespaces whose first
 // process is the lab's init. /data is a directory below dir, a copy.
 func direct(ctx context.Context, job *Job, dir string) (*environment, error) {
-	init, err := buildProgram(ctx, "hpcc.dev/hpcc/test/lab/init")
+	init, err := BuildProgram(ctx, "hpcc.dev/hpcc/test/lab/init")
 	if err != nil {
 		return nil, err
 	}

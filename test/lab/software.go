@@ -88,7 +88,7 @@ func tail(text []byte, n int) string {
 
 // hostInitrd writes the host's initramfs: the lab's init and modules.
 func hostInitrd(ctx context.Context, kernel *debianKernel, to string) error {
-	init, err := buildProgram(ctx, "hpcc.dev/hpcc/test/lab/init")
+	init, err := BuildProgram(ctx, "hpcc.dev/hpcc/test/lab/init")
 	if err != nil {
 		return err
 	}
