@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,7 +31,7 @@ const (
 	hashesInBlock = BlockSize / hashSize
 )
 
-// AppendVerity hashes the first size bytes of f, a multiple of BlockSize, and
+// AppendVerity hashes f, which has size bytes, a multiple of BlockSize, and
 // writes super block and tree behind them. Salt and UUID come from seed, so that
 // equal data and seed give equal bytes; two images share no hash, which keeps
 // what one tenant has from being recognised in another's tree. It returns the
@@ -38,6 +39,9 @@ const (
 func AppendVerity(ctx context.Context, f *os.File, size int64, seed [32]byte) (v Verity, total int64, err error) {
 	if size <= BlockSize || size%BlockSize != 0 {
 		return v, 0, fmt.Errorf("verity: %d bytes are not whole blocks", size)
+	}
+	if fi, err := f.Stat(); err != nil || fi.Size() != size {
+		return v, 0, errors.Join(fmt.Errorf("verity: the file does not have %d bytes", size), err)
 	}
 	v.DataBlocks = size / BlockSize
 	salt := sha256.Sum256(append([]byte("hpcc verity salt\n"), seed[:]...))
