@@ -1,7 +1,7 @@
 # Targets for people and for CI; .ci/run calls nothing else.
 #
 #   make setup     install what a fresh Debian 12 machine with Go lacks
-#   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail
+#   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail, bin/hpcc-agent
 #   make demo      build a real program cold and warm, and explain a miss
 #   make test      vet, unit tests, script tests, fuzz seeds, race detector
 #   make e2e       redis, sqlite3, Linux and others through hpcc, against the plain
@@ -49,6 +49,7 @@ build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/hpccd
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/hpcc-jail
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) $(WRAPPER_LDFLAGS)' -o bin/ ./cmd/hpcc
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.Version=$(VERSION)' -o bin/ ./agent/cmd/hpcc-agent
 
 .PHONY: setup
 setup:

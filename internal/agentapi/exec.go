@@ -291,7 +291,7 @@ func (r *receiver) takeLookups(m *agentv1.Lookups) error {
 		if len(r.lookups) >= agentv1.MaxLookups {
 			return broken("more than %d lookups", agentv1.MaxLookups)
 		}
-		p := l.GetPath()
+		p := string(l.GetPath())
 		if r.lookupBytes += len(p); r.lookupBytes > agentv1.MaxLookupBytes {
 			return broken("lookups of more than %d bytes", agentv1.MaxLookupBytes)
 		}

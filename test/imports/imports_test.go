@@ -53,6 +53,7 @@ const graph = `
 	# The machine: what is said to the agent in it, and what starts it.
 	internal/agentapi:    internal/digest proto/hpcc/agent/v1
 	internal/vm:          internal/agentapi
+	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm
 
 	# What is root. The worker's half of the talk with it is as lean.
 	internal/jail:

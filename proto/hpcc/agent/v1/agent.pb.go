@@ -1174,8 +1174,9 @@ func (x *OutputChunk) GetData() []byte {
 type Lookup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute, clean, at or below a root, with every link on the way followed: a
-	// link is a lookup of its own, and what it leads to another.
-	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// link is a lookup of its own, and what it leads to another. Bytes: a job may
+	// look up what is no UTF-8.
+	Path []byte `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// What was there when the job first looked. Something that the job itself
 	// made later is absent here.
 	Found         Lookup_Found `protobuf:"varint,2,opt,name=found,proto3,enum=hpcc.agent.v1.Lookup_Found" json:"found,omitempty"`
@@ -1213,11 +1214,11 @@ func (*Lookup) Descriptor() ([]byte, []int) {
 	return file_hpcc_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *Lookup) GetPath() string {
+func (x *Lookup) GetPath() []byte {
 	if x != nil {
 		return x.Path
 	}
-	return ""
+	return nil
 }
 
 func (x *Lookup) GetFound() Lookup_Found {
@@ -1574,7 +1575,7 @@ const file_hpcc_agent_v1_agent_proto_rawDesc = "" +
 	"\x06output\x18\x01 \x01(\rR\x06output\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\xca\x01\n" +
 	"\x06Lookup\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\x121\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x121\n" +
 	"\x05found\x18\x02 \x01(\x0e2\x1b.hpcc.agent.v1.Lookup.FoundR\x05found\"y\n" +
 	"\x05Found\x12\x15\n" +
 	"\x11FOUND_UNSPECIFIED\x10\x00\x12\x10\n" +

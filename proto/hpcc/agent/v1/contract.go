@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // What host and guest have agreed on beyond the messages. Both modules use this
@@ -214,6 +215,9 @@ func (h *ExecHeader) checkInputs() error {
 			return fmt.Errorf("input: %w", err)
 		}
 		// A root itself may be listed, as a directory, for its mode and time.
+		if !utf8.ValidString(p) || !utf8.ValidString(in.GetTarget()) {
+			return fmt.Errorf("input %q is no UTF-8, which a message cannot carry", p)
+		}
 		if RootOf(h.GetRoots(), p) == p && in.GetKind() != Input_KIND_DIRECTORY || RootOf(h.GetRoots(), p) == "" {
 			return fmt.Errorf("input %q is not below a project root", p)
 		}
@@ -279,6 +283,9 @@ func checkStrings(what string, all []string, most int) error {
 	for _, s := range all {
 		if len(s) > MaxArg {
 			return fmt.Errorf("%s of %d bytes, more than %d", what, len(s), MaxArg)
+		}
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%s %q is no UTF-8, which a message cannot carry", what, clip(s))
 		}
 		if strings.IndexByte(s, 0) >= 0 {
 			return fmt.Errorf("%s %q holds a NUL", what, clip(s))

@@ -1,0 +1,541 @@
+// Package job runs one compile in a world of its own: fresh namespaces (PID,
+// mount, IPC, UTS, network), the image under an overlay that vanishes with it, a
+// user of its own without any privilege, limits, a filter of system calls, and a
+// record of every name that it looked up below the project roots.
+package job
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/agent/internal/blob"
+	"hpcc.dev/hpcc/agent/internal/lookup"
+	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
+)
+
+// Config is what all jobs of a machine share.
+type Config struct {
+	// Image is the directory where the image is mounted read-only.
+	Image string
+	// Stage is an empty directory; each job mounts on it in its own namespace.
+	Stage string
+	// Cgroup is the cgroup v2 directory to make jobs' groups in, with the
+	// controllers memory and pids enabled for its children. Without it jobs have
+	// limits per process only, which is for tests.
+	Cgroup string
+	Store  *blob.Store
+}
+
+// Runner runs jobs, many at once.
+type Runner struct {
+	Config
+	slots chan int
+}
+
+// MaxJobs is how many jobs run at once; further ones wait.
+const MaxJobs = 64
+
+// firstUID is above all that images use. Each job that runs has another one.
+const firstUID = 0x20000
+
+// New returns a runner.
+func New(c Config) *Runner {
+	r := &Runner{Config: c, slots: make(chan int, MaxJobs)}
+	for i := range MaxJobs {
+		r.slots <- i
+	}
+	return r
+}
+
+// Sink takes what a job prints and leaves. An error ends the job. Stdio is
+// called from several goroutines, though not at once.
+type Sink interface {
+	Stdio(stream agentv1.Stdio_Stream, data []byte) error
+	Output(index int, data []byte) error
+}
+
+// RefusedError says that a job cannot be run as it is described.
+type RefusedError struct{ Err error }
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// run is one job under way.
+type run struct {
+	*Runner
+	header *agentv1.ExecHeader
+	sink   Sink
+	uid    int
+
+	cmd     *exec.Cmd
+	control *os.File
+	out     *json.Encoder
+	in      *json.Decoder
+	group   *cgroup
+	tree    *tree
+
+	mu     sync.Mutex // of stdio
+	stdio  uint64
+	err    error // of the sink
+	limit  atomic.Int32
+	killed chan struct{}
+	once   sync.Once
+}
+
+// Run runs the job of a header that was checked and whose inputs are pinned in
+// the store, and returns once nothing of it is left. When ctx ends the job is
+// killed.
+func (r *Runner) Run(ctx context.Context, header *agentv1.ExecHeader, sink Sink) (*agentv1.ExecResult, []lookup.Lookup, error) {
+	var slot int
+	select {
+	case slot = <-r.slots:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	defer func() { r.slots <- slot }()
+	j := &run{Runner: r, header: header, sink: sink, uid: firstUID + slot, killed: make(chan struct{})}
+	result, lookups, err := j.run(ctx, slot)
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return result, lookups, nil
+}
+
+// kill ends all of the job at once: the kernel kills a PID namespace with its
+// first process.
+func (j *run) kill() {
+	j.once.Do(func() {
+		close(j.killed)
+		j.cmd.Process.Kill()
+	})
+}
+
+// hit notes a limit that was hit, the first of them.
+func (j *run) hit(l agentv1.ExecResult_Limit) {
+	j.limit.CompareAndSwap(0, int32(l))
+}
+
+func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lookups []lookup.Lookup, err error) {
+	if j.Cgroup != "" {
+		j.group, err = newCgroup(j.Cgroup, fmt.Sprintf("job-%d", slot), j.header.GetLimits().GetMemoryBytes(), j.header.GetLimits().GetProcesses())
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { err = errors.Join(err, j.group.remove()) }()
+	}
+	stdout, stderr, err := j.start()
+	if err != nil {
+		return nil, nil, err
+	}
+	ended := make(chan struct{})
+	defer func() {
+		// However it ended: nothing of the job is left after this.
+		j.control.Close()
+		<-ended
+	}()
+	go func() {
+		j.cmd.Wait()
+		close(ended)
+	}()
+	defer context.AfterFunc(ctx, j.kill)()
+
+	var readers sync.WaitGroup
+	readers.Go(func() { j.read(stdout, agentv1.Stdio_STREAM_STDOUT) })
+	readers.Go(func() { j.read(stderr, agentv1.Stdio_STREAM_STDERR) })
+	defer func() {
+		if err != nil {
+			j.kill()
+		}
+		readers.Wait()
+	}()
+
+	if err := j.furnish(); err != nil {
+		return nil, nil, err
+	}
+	defer unix.Close(j.tree.root)
+	recorder := lookup.NewRecorder(j.tree.root, j.header.GetRoots(), uint32(j.uid), lookup.Limits{Count: agentv1.MaxLookups, Bytes: agentv1.MaxLookupBytes})
+	recorded, err := j.launch(recorder)
+	if err != nil {
+		return nil, nil, err
+	}
+	begin := time.Now()
+	defer j.watch(begin)()
+
+	var last report
+	err = j.in.Decode(&last)
+	wall := time.Since(begin)
+	readers.Wait()
+	if j.err != nil {
+		// Before anything else: the stream is broken, and with it the job.
+		j.kill()
+		<-recorded
+		return nil, nil, j.err
+	}
+	result = &agentv1.ExecResult{Usage: &agentv1.Usage{WallMicros: wall.Microseconds()}}
+	switch {
+	case err == nil && last.Error != "":
+		j.kill()
+		<-recorded
+		return nil, nil, &RefusedError{errors.New(last.Error)}
+	case err == nil && last.Exited != nil:
+		j.exited(result, last.Exited)
+	}
+	j.countLimits(result)
+	if err == nil && last.Exited != nil && j.limit.Load() == 0 {
+		if err := j.outputs(result); err != nil {
+			j.kill()
+			<-recorded
+			return nil, nil, err
+		}
+	}
+	// The helper ends, and with it the last process that has the filter.
+	j.control.Close()
+	<-ended
+	if err := <-recorded; err != nil {
+		return nil, nil, fmt.Errorf("recording lookups: %w", err)
+	}
+	result.Limit = agentv1.ExecResult_Limit(j.limit.Load())
+	if last.Exited == nil {
+		if result.Limit == 0 {
+			return nil, nil, fmt.Errorf("the job's first process ended: %v, %w", j.cmd.ProcessState, err)
+		}
+		// Killed at a limit.
+		result.Signal = int32(unix.SIGKILL)
+		if usage, ok := j.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+			setUsage(result.Usage, usage.Utime.Nano(), usage.Stime.Nano(), usage.Maxrss)
+		}
+	}
+	lookups, result.LookupsTruncated = recorder.Lookups()
+	return result, lookups, nil
+}
+
+// start starts the helper.
+func (j *run) start() (stdout, stderr *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "control")
+	defer theirs.Close()
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		return nil, nil, err
+	}
+	j.control = os.NewFile(uintptr(pair[0]), "control")
+	stdout, stdoutW, err := os.Pipe()
+	if err != nil {
+		j.control.Close()
+		return nil, nil, err
+	}
+	defer stdoutW.Close()
+	stderr, stderrW, err := os.Pipe()
+	if err != nil {
+		j.control.Close()
+		stdout.Close()
+		return nil, nil, err
+	}
+	defer stderrW.Close()
+	j.cmd = &exec.Cmd{
+		// The name in the initramfs is gone once the agent has its own root.
+		Path: "/proc/self/exe", Args: []string{HelperName},
+		// The helper lives for one job: collecting garbage costs more than it.
+		Env:    []string{"GOGC=off", "GOMEMLIMIT=64MiB"},
+		Dir:    "/",
+		Stderr: os.Stderr, ExtraFiles: []*os.File{theirs, stdoutW, stderrW},
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
+			Setsid:     true,
+		},
+	}
+	if j.group != nil {
+		j.cmd.SysProcAttr.UseCgroupFD, j.cmd.SysProcAttr.CgroupFD = true, int(j.group.f.Fd())
+	}
+	if err := j.cmd.Start(); err != nil {
+		j.control.Close()
+		stdout.Close()
+		stderr.Close()
+		return nil, nil, fmt.Errorf("starting the job's first process: %w", err)
+	}
+	j.in, j.out = json.NewDecoder(j.control), json.NewEncoder(j.control)
+	return stdout, stderr, nil
+}
+
+// furnish has the helper make the job's root, and puts the inputs there.
+func (j *run) furnish() error {
+	l := j.header.GetLimits()
+	if err := j.out.Encode(setup{Lower: j.Image, Stage: j.Stage, DiskBytes: l.GetDiskBytes(), Hostname: agentv1.Hostname}); err != nil {
+		return j.helperGone(err)
+	}
+	var ready report
+	if err := j.in.Decode(&ready); err != nil {
+		return j.helperGone(err)
+	}
+	if ready.Error != "" {
+		return errors.New("making the job's root: " + ready.Error)
+	}
+	root, err := openRoot(j.cmd.Process.Pid)
+	if err != nil {
+		return j.helperGone(err)
+	}
+	j.tree = &tree{root: root, uid: j.uid}
+	err = j.tree.makeRoots(j.header.GetRoots())
+	if err == nil {
+		err = j.tree.materialise(j.header.GetRoots(), j.header.GetInputs(), j.Store)
+	}
+	if cwd := j.header.GetCwd(); err == nil {
+		if r := agentv1.RootOf(j.header.GetRoots(), cwd); r != "" {
+			err = j.makeCwd(r, cwd)
+		}
+	}
+	if err != nil {
+		unix.Close(root)
+		return &RefusedError{err}
+	}
+	return nil
+}
+
+// makeCwd makes the working directory if it is not there. It may lie behind one
+// of the inputs' links, where it has to be there.
+func (j *run) makeCwd(root, cwd string) error {
+	fd, err := openat2(j.tree.root, "."+cwd, asDir, unix.RESOLVE_IN_ROOT)
+	if err == unix.ENOENT {
+		fd, err = j.tree.makeDirs(root, cwd)
+	}
+	if err != nil {
+		return fmt.Errorf("working directory %s: %w", cwd, err)
+	}
+	return unix.Close(fd)
+}
+
+func (j *run) helperGone(err error) error {
+	return fmt.Errorf("the job's first process is gone: %w", err)
+}
+
+// launch has the helper start the job, and the recorder follow it.
+func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error) {
+	l := j.header.GetLimits()
+	s := start{
+		Argv: j.header.GetArgv(), Env: environ(j.header.GetEnv()), Cwd: j.header.GetCwd(), UID: j.uid,
+		FileBytes: l.GetFileBytes(), Processes: uint64(l.GetProcesses()),
+	}
+	if j.group == nil {
+		s.AddressSpace = l.GetMemoryBytes()
+	}
+	if err := j.out.Encode(s); err != nil {
+		return nil, j.helperGone(err)
+	}
+	var r report
+	if err := j.in.Decode(&r); err != nil {
+		return nil, j.helperGone(err)
+	}
+	if r.Error != "" {
+		return nil, &RefusedError{errors.New(r.Error)}
+	}
+	listener, err := j.fetch(r.Listener)
+	if err != nil {
+		return nil, err
+	}
+	recorded = make(chan error, 1)
+	go func() {
+		defer unix.Close(listener)
+		err := recorder.Record(listener)
+		if err != nil {
+			// The job would wait for an answer for ever.
+			j.kill()
+		}
+		recorded <- err
+	}()
+	if err := j.out.Encode(struct{}{}); err != nil {
+		j.kill()
+		<-recorded
+		return nil, j.helperGone(err)
+	}
+	return recorded, nil
+}
+
+// fetch copies a descriptor of the helper's.
+func (j *run) fetch(fd int) (int, error) {
+	pidfd, err := unix.PidfdOpen(j.cmd.Process.Pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(pidfd)
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, fmt.Errorf("taking the filter's descriptor: %w", err)
+	}
+	return got, nil
+}
+
+// environ is the job's environment: what the host says, but for what is the same
+// in every machine.
+func environ(env []string) []string {
+	pinned := []string{"LC_ALL=C.UTF-8", "TZ=UTC"}
+	out := make([]string, 0, len(env)+len(pinned))
+	for _, e := range env {
+		if name, _, _ := strings.Cut(e, "="); name != "LC_ALL" && name != "TZ" {
+			out = append(out, e)
+		}
+	}
+	return append(out, pinned...)
+}
+
+// watch looks after the job's time and disk.
+func (j *run) watch(begin time.Time) (stop func()) {
+	l := j.header.GetLimits()
+	timer := time.AfterFunc(time.Duration(l.GetTimeMillis())*time.Millisecond, func() {
+		j.hit(agentv1.ExecResult_LIMIT_TIME)
+		j.kill()
+	})
+	done := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				j.checkDisk()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { timer.Stop(); close(done) }
+}
+
+// checkDisk sees a full file system. Programs remove what they could not write
+// to its end, so it has to be looked at while they run; one that fills it for
+// less than a tenth of a second fails with ENOSPC, and only that.
+func (j *run) checkDisk() {
+	if used, size := j.tree.disk(); size > 0 && size-used < 4096*16 {
+		j.hit(agentv1.ExecResult_LIMIT_DISK)
+	}
+}
+
+// read passes on what the job prints, up to the limit.
+func (j *run) read(f *os.File, stream agentv1.Stdio_Stream) {
+	defer f.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 && !j.print(stream, buf[:n]) {
+			j.kill()
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (j *run) print(stream agentv1.Stdio_Stream, p []byte) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err != nil {
+		return false
+	}
+	left := j.header.GetLimits().GetStdioBytes() - j.stdio
+	over := uint64(len(p)) > left
+	if over {
+		j.hit(agentv1.ExecResult_LIMIT_STDIO)
+		p = p[:left]
+	}
+	j.stdio += uint64(len(p))
+	if len(p) > 0 {
+		if err := j.sink.Stdio(stream, p); err != nil {
+			j.err = err
+			return false
+		}
+	}
+	return !over
+}
+
+func (j *run) exited(result *agentv1.ExecResult, e *exited) {
+	status := unix.WaitStatus(e.Status)
+	if status.Signaled() {
+		result.Signal = int32(status.Signal())
+	} else {
+		result.ExitCode = int32(status.ExitStatus())
+	}
+	setUsage(result.Usage, e.Rusage.Utime.Nano(), e.Rusage.Stime.Nano(), e.Rusage.Maxrss)
+}
+
+func setUsage(u *agentv1.Usage, user, system, maxRSS int64) {
+	u.UserMicros, u.SystemMicros, u.MaxRssBytes = user/1000, system/1000, maxRSS<<10
+}
+
+// countLimits finds limits that the kernel enforced on its own.
+func (j *run) countLimits(result *agentv1.ExecResult) {
+	if j.group.event("memory.events", "oom_kill") > 0 {
+		j.hit(agentv1.ExecResult_LIMIT_MEMORY)
+	}
+	if j.group.event("pids.events", "max") > 0 {
+		j.hit(agentv1.ExecResult_LIMIT_PROCESSES)
+	}
+	// A shell says 128+signal of its child. A compiler driver whose child was
+	// ended so prints it and exits with 1, which nobody can tell from an error.
+	if result.Signal == int32(unix.SIGXFSZ) || result.ExitCode == 128+int32(unix.SIGXFSZ) {
+		j.hit(agentv1.ExecResult_LIMIT_FILE)
+	}
+	j.checkDisk()
+}
+
+// outputs sends the outputs that are there. All of the job's processes are dead.
+func (j *run) outputs(result *agentv1.ExecResult) error {
+	total := int64(0)
+	buf := make([]byte, agentv1.ChunkSize)
+	for i, p := range j.header.GetOutputs() {
+		f, st, err := j.tree.output(p)
+		if err != nil {
+			return err
+		}
+		if f == nil {
+			continue
+		}
+		if total += st.Size(); total > agentv1.MaxOutputBytes {
+			f.Close()
+			j.hit(agentv1.ExecResult_LIMIT_DISK)
+			return nil
+		}
+		h := sha256.New()
+		size := int64(0)
+		for {
+			n, err := io.ReadFull(f, buf)
+			if n > 0 || size == 0 {
+				h.Write(buf[:n])
+				size += int64(n)
+				if err := j.sink.Output(i, buf[:n]); err != nil {
+					f.Close()
+					return err
+				}
+			}
+			if err == io.EOF || err == io.ErrUnexpectedEOF {
+				break
+			} else if err != nil {
+				f.Close()
+				return fmt.Errorf("output %s: %w", p, err)
+			}
+		}
+		f.Close()
+		result.Outputs = append(result.Outputs, &agentv1.OutputFile{
+			Output: uint32(i), Mode: uint32(st.Mode().Perm()),
+			Digest: &agentv1.Digest{Sha256: h.Sum(nil), Size: size},
+		})
+	}
+	return nil
+}

@@ -1,0 +1,348 @@
+// Package lookup records which names below the project roots a job looks up,
+// found or absent. A seccomp filter stops every system call of the job that
+// takes a path; the agent reads the path, walks it in the job's own root as the
+// kernel is about to, notes what it meets, and lets the kernel go on. The same
+// filter refuses what a compile does not need.
+//
+// The kernel reads the path again after the agent has, so a job that wants to
+// can look up something else than is noted. That is no way out of anything: a
+// job that lies about its inputs could as well write a wrong object. What is
+// noted is right for programs that do not try.
+package lookup
+
+import (
+	"bytes"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Found is what a lookup met.
+type Found int
+
+const (
+	Absent Found = iota + 1
+	File
+	Directory
+	Symlink
+	Other
+)
+
+// Lookup is one name and what was there when the job looked first.
+type Lookup struct {
+	Path  string
+	Found Found
+}
+
+// Limits of what is recorded.
+type Limits struct{ Count, Bytes int }
+
+// Recorder notes the lookups of one job.
+type Recorder struct {
+	root   int // O_PATH descriptor of the job's root
+	roots  []string
+	uid    uint32
+	limits Limits
+
+	// process answers what only /proc knows of a thread; tests replace it.
+	process process
+
+	seen      map[string]bool
+	all       []Lookup
+	bytes     int
+	truncated bool
+
+	// fixed are names outside the roots that the job cannot change, since it
+	// may not write to the directories above them: asked once.
+	fixed map[string]entry
+}
+
+type entry struct {
+	found  Found
+	target string // of a symlink
+	// sealed: a directory that the job cannot write to, in none that it can.
+	sealed bool
+}
+
+// maxFixed bounds memory; a compile has some hundreds.
+const maxFixed = 50_000
+
+// NewRecorder returns a recorder for a job of user uid whose root directory is
+// open as root, an O_PATH descriptor, for as long as the recorder is used.
+func NewRecorder(root int, roots []string, uid uint32, limits Limits) *Recorder {
+	return &Recorder{
+		root: root, roots: roots, uid: uid, limits: limits, process: procfs{},
+		seen: map[string]bool{}, fixed: map[string]entry{},
+	}
+}
+
+// Lookups returns what was recorded, in the order of first lookups, and whether
+// something was left out. Not to be called while Record runs.
+func (r *Recorder) Lookups() (all []Lookup, truncated bool) { return r.all, r.truncated }
+
+func (r *Recorder) below(p string) bool {
+	for _, root := range r.roots {
+		if p == root || strings.HasPrefix(p, root) && p[len(root)] == '/' {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Recorder) note(p string, f Found) {
+	// A longer name exists nowhere: the kernel says ENAMETOOLONG.
+	if !r.below(p) || r.seen[p] || len(p) >= unix.PathMax {
+		return
+	}
+	if len(r.all) >= r.limits.Count || r.bytes+len(p) > r.limits.Bytes {
+		r.truncated = true
+		return
+	}
+	r.seen[p] = true
+	r.bytes += len(p)
+	r.all = append(r.all, Lookup{p, f})
+}
+
+// maxLinks is MAXSYMLINKS of linux/namei.h.
+const maxLinks = 40
+
+// walk follows p from base, a clean path without links, as the kernel would for
+// thread tid, and notes: each link that it passes, each directory that ".."
+// leaves, and what stands at the end or is missing there. Directories that are
+// only passed through need no note: what they hold says that they are there.
+func (r *Recorder) walk(tid uint32, base, p string, follow bool) {
+	if strings.HasPrefix(p, "/") {
+		base = "/"
+	}
+	// A slash at the end asks for a directory: a link there is followed.
+	follow = follow || strings.HasSuffix(p, "/")
+	cur, rest := base, split(p)
+	last := Directory // what cur is
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		if name == ".." {
+			r.note(cur, Directory)
+			cur, last = path.Dir(cur), Directory
+			continue
+		}
+		next := path.Join(cur, name)
+		if cur == "/proc" && (name == "self" || name == "thread-self") {
+			next = r.process.self(tid, name)
+		}
+		e := r.look(cur, next)
+		switch {
+		case e.found == Absent:
+			r.missing(next, rest)
+			return
+		case e.found == Symlink && (follow || len(rest) > 0):
+			r.note(next, Symlink)
+			if links++; links > maxLinks {
+				return
+			}
+			if strings.HasPrefix(e.target, "/") {
+				cur = "/"
+			}
+			if strings.HasSuffix(e.target, "/") && len(rest) == 0 {
+				follow = true
+			}
+			rest = append(split(e.target), rest...)
+			last = Directory
+		case e.found != Directory && len(rest) > 0:
+			// Not a directory: nothing can be below.
+			r.note(next, e.found)
+			r.missing(next, rest)
+			return
+		default:
+			cur, last = next, e.found
+		}
+	}
+	r.note(cur, last)
+}
+
+// missing notes that next is absent, or cannot be passed, with rest to go. The
+// whole path is the better absence: it holds even where the directory exists.
+// Not if ".." follows, which leads elsewhere once next is there.
+func (r *Recorder) missing(next string, rest []string) {
+	for _, name := range rest {
+		if name == ".." {
+			r.note(next, Absent)
+			return
+		}
+	}
+	r.note(path.Join(next, strings.Join(rest, "/")), Absent)
+}
+
+func split(p string) []string {
+	var names []string
+	for name := range strings.SplitSeq(p, "/") {
+		if name != "" && name != "." {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// look says what is at p, an entry of the directory dir.
+func (r *Recorder) look(dir, p string) entry {
+	cache := !r.below(p) && r.sealed(dir)
+	if cache {
+		if e, ok := r.fixed[p]; ok {
+			return e
+		}
+	}
+	e, st := lookAt(r.root, p)
+	if cache && len(r.fixed) < maxFixed {
+		e.sealed = e.found == Directory && st.Uid != r.uid && st.Mode&0o002 == 0
+		r.fixed[p] = e
+	}
+	return e
+}
+
+func (r *Recorder) sealed(dir string) bool { return dir == "/" || r.fixed[dir].sealed }
+
+// lookAt asks the kernel what p is, without leaving root: between two looks the
+// job can put a link in the way.
+func lookAt(root int, p string) (entry, unix.Stat_t) {
+	var st unix.Stat_t
+	fd, err := unix.Openat2(root, "."+p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return entry{found: Absent}, st
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &st); err != nil {
+		return entry{found: Absent}, st
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return entry{found: File}, st
+	case unix.S_IFDIR:
+		return entry{found: Directory}, st
+	case unix.S_IFLNK:
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", buf)
+		if err != nil {
+			return entry{found: Other}, st
+		}
+		return entry{found: Symlink, target: string(buf[:n])}, st
+	}
+	return entry{found: Other}, st
+}
+
+// process is what the recorder asks of a stopped thread.
+type process interface {
+	// path reads the NUL-terminated string at address, "" if there is none.
+	path(tid uint32, address uint64) string
+	// dir is the path of directory fd, or of the working directory for
+	// AT_FDCWD; "" if it has none.
+	dir(tid uint32, fd int32) string
+	// self is what /proc/self or /proc/thread-self mean to the thread.
+	self(tid uint32, name string) string
+}
+
+type procfs struct{}
+
+func (procfs) path(tid uint32, address uint64) string {
+	if address == 0 {
+		return ""
+	}
+	f, err := os.Open("/proc/" + strconv.Itoa(int(tid)) + "/mem")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	buf := make([]byte, unix.PathMax)
+	// Most paths are short, and the page behind may not be there.
+	for got, want := 0, 256; got < len(buf); want = len(buf) {
+		end := min(want, len(buf))
+		if page := 4096 - int((address+uint64(got))%4096); got+page < end {
+			end = got + page
+		}
+		n, err := f.ReadAt(buf[got:end], int64(address)+int64(got))
+		if i := bytes.IndexByte(buf[got:got+n], 0); i >= 0 {
+			return string(buf[:got+i])
+		}
+		if err != nil || n == 0 {
+			return ""
+		}
+		got += n
+	}
+	return ""
+}
+
+func (procfs) dir(tid uint32, fd int32) string {
+	link := "/proc/" + strconv.Itoa(int(tid)) + "/cwd"
+	if fd != unix.AT_FDCWD {
+		link = "/proc/" + strconv.Itoa(int(tid)) + "/fd/" + strconv.Itoa(int(fd))
+	}
+	p, err := os.Readlink(link)
+	if err != nil || !path.IsAbs(p) {
+		return ""
+	}
+	return p
+}
+
+func (procfs) self(tid uint32, name string) string {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(int(tid)) + "/status")
+	if err != nil {
+		return "/proc/" + name
+	}
+	// The last number is the one in the job's own namespace.
+	inner := func(field string) string {
+		for line := range strings.Lines(string(status)) {
+			if numbers, ok := strings.CutPrefix(line, field+":"); ok {
+				if all := strings.Fields(numbers); len(all) > 0 {
+					return all[len(all)-1]
+				}
+			}
+		}
+		return name
+	}
+	if name == "thread-self" {
+		return "/proc/" + inner("NStgid") + "/task/" + inner("NSpid")
+	}
+	return "/proc/" + inner("NStgid")
+}
+
+// call notes the lookups of one system call.
+func (r *Recorder) call(tid uint32, nr uint32, args [6]uint64) {
+	for _, c := range pathCalls[nr] {
+		p := r.process.path(tid, args[c.path])
+		if p == "" {
+			// No path, or the directory itself by AT_EMPTY_PATH: no lookup.
+			continue
+		}
+		base := "/"
+		if p[0] != '/' {
+			fd := int32(unix.AT_FDCWD)
+			if c.dir >= 0 {
+				fd = int32(args[c.dir])
+			}
+			if base = r.process.dir(tid, fd); base == "" {
+				continue
+			}
+		}
+		flags := uint64(0)
+		if c.flags >= 0 {
+			flags = args[c.flags]
+		}
+		r.walk(tid, base, p, c.style.follows(flags))
+	}
+}
+
+func (s style) follows(flags uint64) bool {
+	switch s {
+	case noFollow:
+		return false
+	case atFlags:
+		return flags&unix.AT_SYMLINK_NOFOLLOW == 0
+	case linkFlags:
+		return flags&unix.AT_SYMLINK_FOLLOW != 0
+	case openFlags:
+		return flags&unix.O_NOFOLLOW == 0 && flags&(unix.O_CREAT|unix.O_EXCL) != unix.O_CREAT|unix.O_EXCL
+	}
+	return true
+}

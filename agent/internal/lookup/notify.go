@@ -1,0 +1,93 @@
+package lookup
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// struct seccomp_data, seccomp_notif and seccomp_notif_resp of linux/seccomp.h.
+type notif struct {
+	id    uint64
+	pid   uint32
+	flags uint32
+	nr    int32
+	arch  uint32
+	ip    uint64
+	args  [6]uint64
+}
+
+type notifResp struct {
+	id    uint64
+	val   int64
+	error int32
+	flags uint32
+}
+
+// Requests of ioctl(2): _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1,
+// struct seccomp_notif_resp), _IOW('!', 2, __u64).
+const (
+	notifRecv    = 0xc0502100
+	notifSend    = 0xc0182101
+	notifIDValid = 0x40082102
+	continueFlag = 1 // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+)
+
+// The kernel's sizes are in the requests; another layout does not compile.
+var (
+	_ [0x50]byte = [unsafe.Sizeof(notif{})]byte{}
+	_ [0x18]byte = [unsafe.Sizeof(notifResp{})]byte{}
+)
+
+func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
+	for {
+		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
+		switch e {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return e
+		}
+	}
+}
+
+// Record answers the filter of Install until no process has it any more. It
+// returns an error only if the kernel does what it is not known to do; calls
+// with a path then fail in the job.
+func (r *Recorder) Record(listener int) error {
+	for {
+		// NOTIF_RECV would wait on after the last process has gone.
+		ready := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
+		if _, err := unix.Poll(ready, -1); err == unix.EINTR {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if ready[0].Revents&unix.POLLIN == 0 {
+			return nil
+		}
+		// The kernel wants zeros.
+		var n notif
+		if err := ioctl(listener, notifRecv, unsafe.Pointer(&n)); err == unix.ENOENT {
+			continue // killed meanwhile
+		} else if err != nil {
+			return err
+		}
+		count, before, cut := len(r.all), r.bytes, r.truncated
+		r.call(n.pid, uint32(n.nr), n.args)
+		// If the thread has died its number may have named another by now: what
+		// was read is not of this job, and the call does not happen.
+		id := n.id
+		if err := ioctl(listener, notifIDValid, unsafe.Pointer(&id)); err != nil {
+			for _, l := range r.all[count:] {
+				delete(r.seen, l.Path)
+			}
+			r.all, r.bytes, r.truncated = r.all[:count], before, cut
+			continue
+		}
+		if err := ioctl(listener, notifSend, unsafe.Pointer(&notifResp{id: n.id, flags: continueFlag})); err != nil && err != unix.ENOENT {
+			return err
+		}
+	}
+}

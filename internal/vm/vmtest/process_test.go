@@ -1,0 +1,114 @@
+package vmtest
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"hpcc.dev/hpcc/internal/vm"
+)
+
+// buildAgent builds the agent as make build does.
+func buildAgent(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("the agent makes mounts and namespaces: run the tests as root")
+	}
+	program := filepath.Join(t.TempDir(), "hpcc-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./cmd/hpcc-agent")
+	cmd.Dir = "../../../agent"
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building the agent: %v\n%s", err, out)
+	}
+	return program
+}
+
+// reference compiles at vmtest.Root in a mount namespace of its own, so that
+// debug information holds the same paths.
+func reference(t *testing.T, files map[string]string, argv []string, output string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// An overlay of this machine's root has the place to bind to.
+	script := `set -e; mount -t tmpfs none /mnt; mkdir /mnt/u /mnt/w /mnt/r; mount -t overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w none /mnt/r
+mkdir -p /mnt/r` + Root + ` && mount --bind "$0" /mnt/r` + Root + ` && mount --rbind /dev /mnt/r/dev && exec chroot /mnt/r /usr/bin/env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 TZ=UTC sh -c 'cd ` + Root + ` && exec "$@"' sh "$@"`
+	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, dir}, argv...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, output))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// shortDir is a directory whose sockets' names are short enough.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// nothingLeft looks for processes of the agent and for files and mounts below
+// dir.
+func nothingLeft(t *testing.T, agent, dir string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		var left []string
+		links, _ := filepath.Glob("/proc/[0-9]*/exe")
+		for _, link := range links {
+			if exe, _ := os.Readlink(link); strings.HasPrefix(exe, agent) {
+				left = append(left, link)
+			}
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			left = append(left, e.Name())
+		}
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(mounts, []byte(dir)) {
+			left = append(left, "a mount")
+		}
+		if len(left) == 0 {
+			return
+		}
+		// A killed agent's jobs end a moment after it.
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %v", left)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func TestProcess(t *testing.T) {
+	agent, dir := buildAgent(t), shortDir(t)
+	Run(t, Config{
+		Runtime: &Process{Agent: agent, Dir: dir}, Rootfs: vm.Rootfs{Path: "/"},
+		Reference:   reference,
+		NothingLeft: func(t *testing.T) { nothingLeft(t, agent, dir) },
+	})
+}
