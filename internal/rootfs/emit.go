@@ -48,9 +48,9 @@ func (t *tree) emit(ctx context.Context, w io.Writer, progress func(int64)) erro
 	return e.tw.Close()
 }
 
-// finish ends the applying of layers. It counts each file's names, and the bytes
-// of content that are left: not before, since layers take names away by whole
-// directories.
+// finish ends the applying of layers. It counts what is left: each file's names,
+// each directory's directories, and the bytes of content. Not before, since layers
+// take names away by whole directories.
 func (t *tree) finish() (size int64, err error) {
 	if err := t.spool.w.Flush(); err != nil {
 		return 0, err
@@ -59,6 +59,7 @@ func (t *tree) finish() (size int64, err error) {
 }
 
 func (t *tree) countNames(n *inode) (size int64, err error) {
+	dirs := 0
 	for base, c := range n.dir.children {
 		if n == t.root && base == "lost+found" && c.dir == nil {
 			return 0, &Refusal{Reason: NotADirectory, Path: base, Detail: "ext4 wants a directory of that name"}
@@ -69,6 +70,9 @@ func (t *tree) countNames(n *inode) (size int64, err error) {
 				return 0, err
 			}
 			size += below
+			if dirs++; dirs > ext4.MaxLinks {
+				return 0, &Refusal{Reason: TooManyLinks, Path: base, Detail: "more directories in one than ext4 allows"}
+			}
 			continue
 		}
 		if c.names++; c.names == 1 {

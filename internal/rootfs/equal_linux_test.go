@@ -232,6 +232,8 @@ func TestOrderInLayer(t *testing.T) {
 		file("bin/tool", "tool"), file("absbin/tool2", "tool2"), file("/absolute/name", "n"),
 		hardlink("link", "bin/tool"), // through a link of the lower layer
 		file("implicit/parent/f", ""),
+		xattrs(entry{name: ".", typ: tar.TypeDir, mode: 0o750, uid: 3, time: 7}, "user.root", "r"),
+		entry{name: "lost+found", typ: tar.TypeDir, mode: 0o711, uid: 5, time: 9}, file("lost+found/f", ""),
 	)
 	got := mounted(t, build(t, openStore(t), imageOf(lower, upper)))
 	for path, is := range map[string]bool{
@@ -244,6 +246,12 @@ func TestOrderInLayer(t *testing.T) {
 	}
 	if !strings.HasPrefix(got["bin"], "Lrwxrwxrwx") || !strings.Contains(got["link"], "2 names") {
 		t.Errorf("bin is %s, link %s", got["bin"], got["link"])
+	}
+	if want := "drwxr-x--- 3:3 7.000000000 user.root=72"; got["."] != want {
+		t.Errorf("the root: %q", got["."])
+	}
+	if want := "drwx--x--x 5:5 9.000000000"; got["lost+found"] != want || got["lost+found/f"] == "" {
+		t.Errorf("an image's own lost+found: %q", got["lost+found"])
 	}
 	if want := "drwxr-xr-x 0:0 0.000000000"; got["implicit"] != want {
 		t.Errorf("a directory that no entry names: %q", got["implicit"])

@@ -5,8 +5,6 @@ import (
 	"io"
 	"strings"
 	"time"
-
-	"hpcc.dev/hpcc/internal/rootfs/ext4"
 )
 
 // tree is a file system in memory: names, headers, and where each file's
@@ -231,8 +229,6 @@ func (t *tree) put(parts []string, n *inode) error {
 		case old.layer == t.layer || old.dir != nil && old.dir.touched == t.layer:
 			return refuse(Duplicate, "a path that this layer has already")
 		}
-	} else if n.dir != nil && len(in.children) >= ext4.MaxLinks {
-		return refuse(TooManyLinks, "more than %d entries in a directory that holds directories", ext4.MaxLinks)
 	}
 	in.children[base] = name{n, t.layer}
 	for _, d := range above {
@@ -317,9 +313,6 @@ func (t *tree) directory(parts []string, create bool) ([]*inode, error) {
 		case !ok && !create:
 			return nil, nil
 		case !ok:
-			if len(in.dir.children) >= ext4.MaxLinks {
-				return nil, refuse(TooManyLinks, "more than %d entries in a directory that holds directories", ext4.MaxLinks)
-			}
 			// Depth times the entries, if each has directories of its own.
 			if t.entries++; t.entries > t.lim.Entries {
 				return nil, refuse(TooManyEntries, "more than %d entries", t.lim.Entries)
