@@ -33,8 +33,11 @@ type System interface {
 	Exists(path string) bool
 	ReadFile(path string) ([]byte, error)
 	WriteFile(path, text string) error
-	// LoadModule loads a kernel module from a file.
+	// LoadModule loads a kernel module from a file. A driver for what this
+	// machine does not have is no error.
 	LoadModule(path string) error
+	// MapDevice makes the device that a value of dm-mod.create= describes.
+	MapDevice(value string) error
 	Sethostname(name string) error
 	Sleep(d time.Duration)
 }
@@ -83,6 +86,12 @@ func Boot(s System) (*Machine, error) {
 	}
 	if err := newRoot(s); err != nil {
 		return nil, err
+	}
+	if create := args["dm-mod.create"]; create != "" && !s.Exists(device) {
+		// The kernel has no CONFIG_DM_INIT, or has the disk only now.
+		if err := s.MapDevice(create); err != nil {
+			return nil, err
+		}
 	}
 	for waited := time.Duration(0); !s.Exists(device); waited += 10 * time.Millisecond {
 		if waited >= deviceWait {
@@ -181,6 +190,10 @@ func loadModules(s System) error {
 		if err := s.Remove(path); err != nil {
 			return err
 		}
+	}
+	// No more than these, for anybody.
+	if err := s.WriteFile("/proc/sys/kernel/modules_disabled", "1"); err != nil {
+		return fmt.Errorf("loading of modules cannot be ended: %w", err)
 	}
 	return nil
 }

@@ -10,7 +10,6 @@
 package dm
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,28 +30,6 @@ type Device struct {
 	Sectors uint64
 	Target  string // "verity"
 	Params  string // of the target
-}
-
-// Argument returns what the argument dm-mod.create of a kernel's command line
-// says, and whether there is one. The value may stand in quotes, as the kernel
-// allows it.
-func Argument(cmdline string) (string, bool) {
-	for cmdline != "" {
-		// A word ends at a blank that is not in quotes.
-		end, quoted := 0, false
-		for end < len(cmdline) && (quoted || cmdline[end] != ' ' && cmdline[end] != '\n') {
-			if cmdline[end] == '"' {
-				quoted = !quoted
-			}
-			end++
-		}
-		word := strings.Trim(cmdline[:end], `"`) // "name=value" and name="value"
-		if value, ok := strings.CutPrefix(word, "dm-mod.create="); ok {
-			return strings.Trim(value, `"`), true
-		}
-		cmdline = strings.TrimLeft(cmdline[end:], " \n")
-	}
-	return "", false
 }
 
 // Parse reads the value of dm-mod.create for one device with one target from
@@ -178,26 +155,4 @@ func (d *Device) Create() error {
 		return errors.Join(err, call("removing", devRemove, d.message(false)))
 	}
 	return nil
-}
-
-// Boot makes the device that the kernel was told to make, if it has not done so:
-// nothing, if root, which the agent is told is the root, exists or there is no
-// such argument.
-func Boot(root string) error {
-	if _, err := os.Stat(root); err == nil {
-		return nil
-	}
-	cmdline, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return err
-	}
-	value, ok := Argument(string(bytes.TrimRight(cmdline, "\x00\n")))
-	if !ok {
-		return nil
-	}
-	d, err := Parse(value)
-	if err != nil {
-		return err
-	}
-	return d.Create()
 }

@@ -9,26 +9,6 @@ import (
 
 const verity = "vroot,,,ro,0 204800 verity 1 /dev/vda /dev/vda 4096 4096 25600 25601 sha256 0123abcd -"
 
-func TestArgument(t *testing.T) {
-	for _, c := range []struct {
-		cmdline, want string
-		ok            bool
-	}{
-		{"", "", false},
-		{"console=ttyS0 quiet", "", false},
-		{"xdm-mod.create=a", "", false},
-		{`console=ttyS0 note="dm-mod.create=a b" quiet`, "", false},
-		{"dm-mod.create=a,,,ro,x", "a,,,ro,x", true},
-		{`quiet dm-mod.create="` + verity + `" hpcc.root=/dev/dm-0` + "\n", verity, true},
-		{`quiet "dm-mod.create=` + verity + `"`, verity, true},
-		{`dm-mod.create="unended value`, "unended value", true},
-	} {
-		if got, ok := Argument(c.cmdline); got != c.want || ok != c.ok {
-			t.Errorf("%q: %q, %v", c.cmdline, got, ok)
-		}
-	}
-}
-
 func TestParse(t *testing.T) {
 	d, err := Parse(verity)
 	if err != nil {
