@@ -2,6 +2,7 @@
 #
 #   make setup     install what a fresh Debian 12 machine with Go lacks
 #   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail, bin/hpcc-agent
+#   make guest     kernel and initramfs of the virtual machine
 #   make demo      build a real program cold and warm, and explain a miss
 #   make test      vet, unit tests, script tests, fuzz seeds, race detector
 #   make e2e       redis, sqlite3, Linux and others through hpcc, against the plain
@@ -68,8 +69,13 @@ vet:
 	for m in $(MODULES); do (cd $$m && go vet ./... && go vet -tags lab ./...); done
 	go vet -tags e2e ./test/...
 
+.PHONY: guest
+# Where tests look for the kernel, too; minutes once, then nothing.
+guest: setup build
+	@bin/hpccd guest build --dir "$${HPCC_TEST_CACHE:-$$HOME/.cache/hpcc-test}/guest"
+
 .PHONY: e2e
-e2e: setup build
+e2e: setup build guest
 	go test -tags e2e -count=1 -timeout 60m -v ./test/e2e
 	go test -tags e2e -count=1 -timeout 30m -v ./test/lab
 

@@ -265,6 +265,12 @@ func assemble(dir string, k *guest.Kernel, init string) (*guest.Kit, error) {
 	if err := os.Chtimes(kit.Initrd, now, now); err != nil {
 		return nil, err
 	}
+	// make guest's stays.
+	if used, _, err := guest.Open(dir); err == nil {
+		if err := os.Chtimes(used.Initrd, now, now); err != nil {
+			return nil, err
+		}
+	}
 	return kit, prune(filepath.Dir(kit.Initrd))
 }
 
