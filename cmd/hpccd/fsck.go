@@ -103,12 +103,12 @@ func (a *app) printFsck(r *cache.FsckReport, repair bool) error {
 	return t.flush()
 }
 
-// progress is a line on a terminal that grows with the work.
+// progress is a line on a terminal that changes with the work.
 type progress struct {
-	a    *app
-	what string
-	last time.Time
-	said bool
+	a     *app
+	what  string
+	last  time.Time
+	width int // of the longest line so far
 }
 
 func (a *app) newProgress(what string) *progress {
@@ -121,12 +121,15 @@ func (p *progress) show(bytes int64) {
 	if !p.a.stderrTerminal || time.Since(p.last) < 500*time.Millisecond {
 		return
 	}
-	p.last, p.said = time.Now(), true
-	fmt.Fprintf(p.a.stderr, "\rhpcc: %s %-12s", p.what, config.HumanSize(bytes))
+	p.last = time.Now()
+	line := fmt.Sprintf("hpcc: %s %s", p.what, config.HumanSize(bytes))
+	p.width = max(p.width, len(line))
+	fmt.Fprintf(p.a.stderr, "\r%-*s", p.width, line)
 }
 
+// end takes the line away.
 func (p *progress) end() {
-	if p.said {
-		fmt.Fprintf(p.a.stderr, "\r%-40s\r", "")
+	if p.width > 0 {
+		fmt.Fprintf(p.a.stderr, "\r%*s\r", p.width, "")
 	}
 }

@@ -201,7 +201,7 @@ func stageText(p rootfs.Progress) string {
 	case "write":
 		return fmt.Sprintf("file system, %s, written", config.HumanSize(p.Total))
 	}
-	return "hash tree over " + config.HumanSize(p.Total)
+	return "hashing"
 }
 
 // imageError adds what can be done about an image that was refused.

@@ -153,3 +153,28 @@ func TestAgo(t *testing.T) {
 		}
 	}
 }
+
+// A line of progress never shows what is left of a longer one.
+func TestProgressLine(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{stderr: &b, stderrTerminal: true}
+	p := a.newProgress("")
+	for _, now := range []rootfs.Progress{
+		{Stage: "pull", Layer: 2, Layers: 3, Bytes: 5_000_000, Total: 130_000_000},
+		{Stage: "write", Bytes: 1_000_000, Total: 2_000_000},
+		{Stage: "verity", Bytes: 3_000_000, Total: 3_000_000},
+	} {
+		p.what, p.last = stageText(now), time.Time{}
+		p.show(now.Bytes)
+	}
+	p.end()
+	lines := strings.Split(strings.TrimPrefix(b.String(), "\r"), "\r")
+	if len(lines) != 5 || lines[0] != "hpcc: layer 2 of 3, 130 MB in all, read 5.00 MB" || strings.TrimSpace(lines[3]) != "" {
+		t.Errorf("%q", lines)
+	}
+	for _, l := range lines[:4] {
+		if len(l) != len(lines[0]) {
+			t.Errorf("%q does not cover %q", l, lines[0])
+		}
+	}
+}

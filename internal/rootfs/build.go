@@ -14,7 +14,7 @@ import (
 // Progress says how far a build is.
 type Progress struct {
 	// Stage is "pull" (Bytes of the compressed layers), "write" (Bytes of the
-	// files' content) or "verity".
+	// files' content) or "verity" (all of the file system, said once).
 	Stage string
 	// Layer counts from 1, of Layers.
 	Layer, Layers int
@@ -55,7 +55,7 @@ func write(ctx context.Context, src Source, r *resolved, p Platform, lim Limits,
 	if err != nil {
 		return Image{}, err
 	}
-	progress(Progress{Stage: "verity", Layers: len(r.layers), Total: size})
+	progress(Progress{Stage: "verity", Layers: len(r.layers), Bytes: size, Total: size})
 	v, whole, err := ext4.AppendVerity(ctx, out, size, sha256.Sum256([]byte(r.digest)))
 	if err != nil {
 		return Image{}, err
