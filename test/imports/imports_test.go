@@ -53,7 +53,8 @@ const graph = `
 	# The machine: what is said to the agent in it, and what starts it.
 	internal/agentapi:    internal/digest proto/hpcc/agent/v1
 	internal/vm:          internal/agentapi
-	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm
+	test/strace:
+	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm test/strace
 
 	# What is root. The worker's half of the talk with it is as lean.
 	internal/jail:
@@ -76,7 +77,6 @@ const graph = `
 	test/lab:             guest internal/atomicfile test/lab/wire
 	test/lab/run:         test/lab
 	test/script:
-	test/strace:
 `
 
 // owners names, for each heavy library, the packages that may import it (one,
@@ -211,6 +211,20 @@ func TestHeavyLibraries(t *testing.T) {
 					t.Errorf("%s imports %s, which only %q may: %s", name, imported, o.owner, o.why)
 				}
 			}
+		}
+	}
+}
+
+// TestTestRuntimeIsNotShipped keeps the runtime that isolates nothing out of
+// every program.
+func TestTestRuntimeIsNotShipped(t *testing.T) {
+	programs := list(t, "./cmd/...")
+	if len(programs) < 3 {
+		t.Fatalf("%d programs", len(programs))
+	}
+	for _, p := range programs {
+		if slices.Contains(p.Deps, module+"internal/vm/vmtest") {
+			t.Errorf("%s links internal/vm/vmtest", p.ImportPath)
 		}
 	}
 }

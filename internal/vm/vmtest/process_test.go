@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,11 +29,10 @@ func buildAgent(t *testing.T) string {
 	return program
 }
 
-// reference compiles at vmtest.Root in a mount namespace of its own, so that
-// debug information holds the same paths.
-func reference(t *testing.T, files map[string]string, argv []string, output string) []byte {
+// write puts files into a new directory.
+func write(t *testing.T, files map[string]string) (dir string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	for name, content := range files {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
@@ -41,12 +41,35 @@ func reference(t *testing.T, files map[string]string, argv []string, output stri
 			t.Fatal(err)
 		}
 	}
-	// An overlay of this machine's root has the place to bind to.
-	script := `set -e; mount -t tmpfs none /mnt; mkdir /mnt/u /mnt/w /mnt/r; mount -t overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w none /mnt/r
-mkdir -p /mnt/r` + Root + ` && mount --bind "$0" /mnt/r` + Root + ` && mount --rbind /dev /mnt/r/dev && exec chroot /mnt/r /usr/bin/env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 TZ=UTC sh -c 'cd ` + Root + ` && exec "$@"' sh "$@"`
-	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, dir}, argv...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%q: %v\n%s", argv, err, out)
+	return dir
+}
+
+// plain runs argv without the agent where dir is at Root and traces at /traces,
+// in this machine's root, so that debug information holds the paths that jobs
+// see.
+func plain(t *testing.T, dir, traces string, argv []string) error {
+	t.Helper()
+	const script = `set -e
+mount -t tmpfs none /mnt; mkdir /mnt/u /mnt/w /mnt/r
+mount -t overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w none /mnt/r
+mkdir -p "/mnt/r$3" /mnt/r/traces
+mount --bind "$1" "/mnt/r$3"; mount --bind "$2" /mnt/r/traces
+mount --rbind /dev /mnt/r/dev; mount --rbind /proc /mnt/r/proc
+root=$3; shift 3
+exec chroot /mnt/r /usr/bin/env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 TZ=UTC sh -c 'cd "$0" && exec "$@"' "$root" "$@"`
+	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, "sh", dir, traces, Root}, argv...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%q: %w: %s", argv, err, out)
+	}
+	return nil
+}
+
+func reference(t *testing.T, files map[string]string, argv []string, output string) []byte {
+	t.Helper()
+	dir := write(t, files)
+	if err := plain(t, dir, t.TempDir(), argv); err != nil {
+		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(dir, output))
 	if err != nil {
