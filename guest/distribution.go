@@ -170,7 +170,11 @@ type Module struct {
 // module is asked for what it depends on.
 func FindModules(dir string, wanted []string) ([]Module, error) {
 	files := make(map[string]string)
+	packed := ""
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if strings.Contains(filepath.Base(path), ".ko.") {
+			packed = "; compressed modules are not read: decompress them first"
+		}
 		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); ok && err == nil && d.Type().IsRegular() {
 			files[strings.ReplaceAll(name, "-", "_")] = path
 		}
@@ -202,7 +206,7 @@ func FindModules(dir string, wanted []string) ([]Module, error) {
 		}
 		path, ok := files[name]
 		if !ok {
-			return fmt.Errorf("there is no %s in %s", name, dir)
+			return fmt.Errorf("there is no %s in %s%s", name, dir, packed)
 		}
 		state[name] = 1
 		data, err := readFile(path, maxModule)

@@ -480,8 +480,9 @@ func TestUnpackKernel(t *testing.T) {
 	if _, err := UnpackKernel(t.Context(), dir, root, version); err == nil || !strings.Contains(err.Error(), "depends on itself") {
 		t.Errorf("circle: %v", err)
 	}
+	write("lib/modules/"+version+"/absent.ko.xz", nil)
 	module("top", "absent")
-	if _, err := UnpackKernel(t.Context(), dir, root, version); err == nil || !strings.Contains(err.Error(), "no absent") {
+	if _, err := UnpackKernel(t.Context(), dir, root, version); err == nil || !strings.Contains(err.Error(), "no absent") || !strings.Contains(err.Error(), "decompress") {
 		t.Errorf("absent: %v", err)
 	}
 }
