@@ -145,7 +145,7 @@ image's name from then on.`,
 			if err != nil {
 				return imageError(err)
 			}
-			defer closer.Close()
+			defer func() { _ = closer.Close() }() // it was only read
 			p := a.newProgress("")
 			img, err := s.Build(ctx, src, func(now rootfs.Progress) {
 				p.what = stageText(now)

@@ -211,7 +211,7 @@ func (d *dockerArchive) add(ctx context.Context, file, mediaType string) (Descri
 		h.Write(buf[:k])
 		n += int64(k)
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		return Descriptor{}, err
 	}
 	digest := "sha256:" + hex.EncodeToString(h.Sum(nil))
@@ -227,7 +227,7 @@ func (d *dockerArchive) sniff(l *Descriptor) error {
 	}
 	head := make([]byte, 4)
 	n, err := io.ReadFull(f, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	switch head = head[:n]; {

@@ -71,7 +71,7 @@ func (t *tree) pull(ctx context.Context, src Source, l Descriptor, diffID string
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	return t.applyLayer(ctx, countingReader{body, progress}, l, diffID)
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -26,7 +27,7 @@ func newSpool(f *os.File) *spool { return &spool{f: f, w: bufio.NewWriterSize(ho
 // add appends size bytes of r, and returns where they begin.
 func (s *spool) add(r io.Reader, size int64) (offset int64, err error) {
 	n, err := io.CopyN(s.w, r, size)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	offset = s.n

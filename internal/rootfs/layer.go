@@ -89,13 +89,13 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(br)
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // it has begun
 		}
 		if err != nil {
 			return nil, nil, damaged(err)
 		}
-		return damageReader{z}, func() { z.Close() }, nil
+		return damageReader{z}, func() { _ = z.Close() }, nil
 	case bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow),
 			zstd.WithDecoderLowmem(true))
@@ -112,6 +112,9 @@ type damageReader struct{ r io.Reader }
 
 func (d damageReader) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
+	if err == io.EOF {
+		return n, err
+	}
 	return n, damaged(err)
 }
 
@@ -121,7 +124,7 @@ func damaged(err error) error {
 	var r *Refusal
 	var h hostError
 	switch {
-	case err == nil || err == io.EOF || errors.As(err, &r) || errors.As(err, &h) ||
+	case err == nil || errors.As(err, &r) || errors.As(err, &h) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):

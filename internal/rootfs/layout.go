@@ -38,7 +38,7 @@ func Layout(path, ref string) (Source, io.Closer, error) {
 	}
 	l, err := openLayout(rootBlobs{root}, path, ref)
 	if err != nil {
-		root.Close()
+		_ = root.Close()
 		return nil, nil, err
 	}
 	return l, l, nil
@@ -137,7 +137,7 @@ func readJSON(b blobs, path string, v any) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	raw, err := readAll(f, maxManifest)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -167,7 +167,7 @@ func (l *layout) Manifest(_ context.Context, digest string, limit int64) ([]byte
 	if err != nil {
 		return nil, missing(digest, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	raw, err := readAll(f, limit)
 	if err == nil && digestOf(raw) != digest {
 		err = refuse(WrongDigest, "manifest is %s, not %s", digestOf(raw), digest)

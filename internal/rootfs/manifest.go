@@ -278,7 +278,7 @@ func readConfig(ctx context.Context, src Source, r *resolved, p Platform) (*imag
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	var raw bytes.Buffer
 	if _, err := io.Copy(&raw, verified(body, r.config)); err != nil {
 		return nil, err
@@ -288,7 +288,7 @@ func readConfig(ctx context.Context, src Source, r *resolved, p Platform) (*imag
 		return nil, refuse(BadManifest, "configuration: %v", err)
 	}
 	if !c.satisfies(p) {
-		return nil, refuse(WrongPlatform, "the image is for %s, not for %s", clip(c.Platform.String()), p)
+		return nil, refuse(WrongPlatform, "the image is for %s, not for %s", clip(c.String()), p)
 	}
 	if c.RootFS.Type != "layers" || len(c.RootFS.DiffIDs) != len(r.layers) {
 		return nil, refuse(BadManifest, "the configuration names %d layers, the manifest %d", len(c.RootFS.DiffIDs), len(r.layers))

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"archive/tar"
+	"errors"
 	"io"
 	"strings"
 	"time"
@@ -241,7 +242,7 @@ func (t *tree) put(parts []string, n *inode) error {
 func (t *tree) link(parts []string, target string) error {
 	to, err := t.split(target)
 	if err != nil {
-		if r, ok := err.(*Refusal); ok {
+		if r := (*Refusal)(nil); errors.As(err, &r) {
 			r.Detail = "link target: " + r.Detail
 		}
 		return err

@@ -263,7 +263,7 @@ func copyTar(w *tar.Writer, r io.Reader, headers map[string]*tar.Header) error {
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			_, err = io.Copy(io.Discard, r) // or mmdebstrap dies of SIGPIPE
 			return err
 		}

@@ -46,13 +46,13 @@ func StartRegistry(ctx context.Context, dir string, login bool) (*Registry, erro
 	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(r.log)
+	out, err := os.Create(r.log)
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
+	defer out.Close()
 	r.cmd = exec.Command("docker-registry", "serve", filepath.Join(dir, "config.yml"))
-	r.cmd.Stdout, r.cmd.Stderr = log, log
+	r.cmd.Stdout, r.cmd.Stderr = out, out
 	// Not even a test that runs out of time leaves it behind.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := r.cmd.Start(); err != nil {
@@ -67,7 +67,7 @@ func StartRegistry(ctx context.Context, dir string, login bool) (*Registry, erro
 		}
 		resp, err := http.DefaultClient.Do(req)
 		if err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			return r, nil
 		}
 		if ctx.Err() != nil {

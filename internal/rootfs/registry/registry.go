@@ -232,7 +232,7 @@ func (s *Source) Manifest(ctx context.Context, digest string, limit int64) ([]by
 		if err != nil {
 			return err
 		}
-		defer body.Close()
+		defer func() { _ = body.Close() }()
 		if raw, err = io.ReadAll(io.LimitReader(body, limit+1)); err != nil {
 			return err
 		}
@@ -316,7 +316,7 @@ func (s *Source) get(ctx context.Context, e *endpoint, path, accept string) (io.
 		return nil, fail(err)
 	}
 	if err := transport.CheckError(resp, http.StatusOK); err != nil {
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		return nil, fail(err)
 	}
 	return &body{resp.Body, ctx, stalled, s.stall, fail}, nil
@@ -334,7 +334,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.stalled.Reset(b.stall)
 	n, err := b.ReadCloser.Read(p)
 	b.stalled.Stop() // who reads slowly is not stalled
-	if err != nil && err != io.EOF && b.ctx.Err() != nil {
+	if err != nil && !errors.Is(err, io.EOF) && b.ctx.Err() != nil {
 		err = context.Cause(b.ctx)
 	}
 	return n, err

@@ -23,5 +23,5 @@ func main() {
 		fmt.Fprintln(os.Stderr, "mkgcc:", err)
 		os.Exit(1)
 	}
-	fmt.Println(img.Layout, img.Tag, img.Digest)
+	fmt.Fprintln(os.Stdout, img.Layout, img.Tag, img.Digest)
 }
