@@ -1,0 +1,92 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"hpcc.dev/hpcc/test/lab"
+)
+
+// TestMachines runs the lab tests of internal/vm/firecracker: the real
+// Firecracker in jails that hpcc-jail makes with the real jailer, driven by a
+// worker that is not root, with a guest that does what it is told.
+func TestMachines(t *testing.T) {
+	ctx := t.Context()
+	files := make(map[string]string)
+	var err error
+	if files["firecracker"], files["jailer"], err = lab.Firecracker(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if files["hpcc-jail"], err = lab.BuildProgram(ctx, "hpcc.dev/hpcc/cmd/hpcc-jail"); err != nil {
+		t.Fatal(err)
+	}
+	init, err := lab.BuildProgram(ctx, "hpcc.dev/hpcc/test/lab/puppet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kit, err := lab.Kit(ctx, init)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["vmlinux"], files["initrd"] = kit.Kernel, kit.Initrd
+	given := map[string]any{"BootArgs": kit.BootArgs}
+	files["image"] = filepath.Join(t.TempDir(), "image")
+	given["Rootfs"] = verityImage(t, files["image"], map[string]string{"file": "content\n"})
+	text, err := json.Marshal(given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["given.json"] = filepath.Join(t.TempDir(), "given.json")
+	if err := os.WriteFile(files["given.json"], text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-test.timeout=14m"}
+	if only := os.Getenv("HPCC_LAB_RUN"); only != "" {
+		args = append(args, "-test.run="+only)
+	}
+	lab.RunTests(t, "hpcc.dev/hpcc/internal/vm/firecracker", lab.Job{Files: files, Args: args, Timeout: 15 * time.Minute})
+}
+
+// verityImage makes an ext4 image with a dm-verity tree behind it, both by the
+// tools that others use, and says what vm.Rootfs has to say of it.
+func verityImage(t *testing.T, path string, tree map[string]string) map[string]any {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range tree {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const blocks = 2048 // 8 MiB
+	run := func(args ...string) string {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-b", "4096", "-d", dir, path, strconv.Itoa(blocks))
+	out := run("veritysetup", "format", "--data-block-size=4096", "--hash-block-size=4096",
+		"--hash-offset="+strconv.Itoa(blocks*4096), "--data-blocks="+strconv.Itoa(blocks), path, path)
+	find := func(what string) string {
+		m := regexp.MustCompile(what + `:\s+([0-9a-f]+)`).FindStringSubmatch(out)
+		if m == nil {
+			t.Fatalf("no %s in\n%s", what, out)
+		}
+		return m[1]
+	}
+	return map[string]any{"Path": "/data/image", "DataBlocks": blocks, "RootHash": find("Root hash"), "Salt": find("Salt")}
+}
