@@ -205,14 +205,6 @@ type stats struct {
 
 func (s stats) hits() int { return s.HitsDirect + s.HitsPreprocessed + s.HitsRemote }
 
-func (s stats) refused() int {
-	n := 0
-	for _, k := range s.Uncacheable {
-		n += k
-	}
-	return n
-}
-
 // count returns the counters since the last call, and zeroes them.
 func (w *world) count() stats {
 	w.t.Helper()
