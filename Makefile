@@ -4,6 +4,7 @@
 #   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail, bin/hpcc-agent
 #   make guest     kernel and initramfs of the virtual machine
 #   make demo      build a real program cold and warm, and explain a miss
+#   make demo-vm   one compile in a virtual machine, with timings, KVM or not
 #   make test      vet, unit tests, script tests, fuzz seeds, race detector
 #   make e2e       redis, sqlite3, Linux and others through hpcc, against the plain
 #                  compiler and what strace saw of it
@@ -100,6 +101,10 @@ fuzz:
 .PHONY: demo
 demo: setup build
 	@scripts/demo
+
+.PHONY: demo-vm
+demo-vm: setup build guest
+	@go run ./test/lab/demo bin/hpcc-agent
 
 .PHONY: bench
 bench: setup build

@@ -76,6 +76,8 @@ const graph = `
 	test/lab/puppet:      proto/hpcc/agent/v1
 	test/lab:             guest internal/atomicfile test/lab/wire
 	test/lab/run:         test/lab
+	test/lab/demo/machine: internal/agentapi internal/digest internal/rootfs internal/vm internal/vm/firecracker
+	test/lab/demo:        internal/rootfs test/images test/lab
 	test/script:
 `
 

@@ -217,7 +217,7 @@ func Firecracker(ctx context.Context) (firecracker, jailer string, err error) {
 		if err != nil {
 			return "", "", err
 		}
-		defer z.Close()
+		defer func() { _ = z.Close() }()
 		for name, sum := range want {
 			data, err := fs.ReadFile(z, wheelDir+name)
 			if err != nil {

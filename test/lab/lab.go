@@ -180,7 +180,7 @@ func attempt(ctx context.Context, job *Job, start starter, l limits) (*Result, e
 	r := &Result{}
 	why := func(err error) error {
 		cancel()
-		collected.end()
+		_ = collected.end() // says less than what is reported
 		if known := env.end(); known != "" {
 			return fmt.Errorf("lab: %w\n%s", err, known)
 		}
@@ -285,7 +285,7 @@ func newCollector(dir string) *collector {
 
 // end says that nothing more comes.
 func (c *collector) end() error {
-	c.Close()
+	_ = c.Close()
 	return <-c.done
 }
 
@@ -299,7 +299,7 @@ func unpack(r io.Reader, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	t := tar.NewReader(r)
 	for {
 		head, err := t.Next()

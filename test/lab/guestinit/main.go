@@ -20,7 +20,7 @@ import (
 )
 
 // say writes a marked line. A serial console adds a carriage return.
-func say(key string, value any) { fmt.Printf("guest: %s=%v\n", key, value) }
+func say(key string, value any) { fmt.Fprintf(os.Stdout, "guest: %s=%v\n", key, value) }
 
 // errno is an error's name, or "ok".
 func errno(err error) string {
@@ -103,7 +103,7 @@ func sockets() {
 		fd, err := unix.Socket(s.family, s.kind, 0)
 		say("socket-"+s.name, errno(err))
 		if err == nil {
-			unix.Close(fd)
+			_ = unix.Close(fd)
 		}
 	}
 	// Someone listens; who is inside must not reach him.
@@ -133,7 +133,7 @@ func sockets() {
 			t := unix.Timeval{Sec: 1}
 			_ = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD, &t)
 			err = unix.Connect(fd, &unix.SockaddrVM{CID: to.cid, Port: 1024})
-			unix.Close(fd)
+			_ = unix.Close(fd)
 		}
 		say("vsock-to-"+to.name, errno(err))
 	}

@@ -36,7 +36,7 @@ func main() {
 		channel = os.NewFile(3, "lab")
 		unix.CloseOnExec(3)
 	} else if channel, err = startMachine(); err != nil {
-		fmt.Println("lab init:", err)
+		fmt.Fprintln(os.Stderr, "lab init:", err)
 		time.Sleep(time.Second)
 		powerOff()
 	}
@@ -249,7 +249,7 @@ func loopbackUp() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(s)
+	defer func() { _ = unix.Close(s) }()
 	ifr, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
