@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"hpcc.dev/hpcc/test/images"
 	"hpcc.dev/hpcc/test/lab"
 )
 
@@ -37,9 +39,20 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	files["vmlinux"], files["initrd"] = kit.Kernel, kit.Initrd
+	agent, err := lab.BuildProgram(ctx, "hpcc.dev/hpcc/agent/cmd/hpcc-agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := lab.Kit(ctx, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["agent-initrd"] = own.Initrd
 	given := map[string]any{"BootArgs": kit.BootArgs}
 	files["image"] = filepath.Join(t.TempDir(), "image")
 	given["Rootfs"] = verityImage(t, files["image"], map[string]string{"file": "content\n"})
+	files["gcc.img"], given["GCC"] = gccRoot(t)
+	given["CC1Block"] = blockOf(t, files["gcc.img"], "/usr/lib/gcc/x86_64-linux-gnu/12/cc1")
 	text, err := json.Marshal(given)
 	if err != nil {
 		t.Fatal(err)
@@ -89,4 +102,50 @@ func verityImage(t *testing.T, path string, tree map[string]string) map[string]a
 		return m[1]
 	}
 	return map[string]any{"Path": "/data/image", "DataBlocks": blocks, "RootHash": find("Root hash"), "Salt": find("Salt")}
+}
+
+// gccRoot is the gcc image's root file system, as hpcc builds it.
+func gccRoot(t *testing.T) (path string, root map[string]any) {
+	t.Helper()
+	img, err := images.GCC(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, "")
+	cmd := exec.Command(filepath.Join(w.bin, "hpcc"), "image", "build", "--json", "--layout", img.Layout)
+	cmd.Env = append(w.env(""), "HPCC_IMAGE_DIR="+filepath.Join(w.dir, "images"))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v", cmd, err)
+	}
+	var b struct {
+		built
+		Salt string `json:"salt"`
+	}
+	if err := json.Unmarshal(out, &b); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return b.Path, map[string]any{"Path": "/data/gcc.img", "DataBlocks": b.DataBlocks, "RootHash": b.RootHash, "Salt": b.Salt}
+}
+
+// blockOf is the number of the first block of a file of an ext4 image.
+func blockOf(t *testing.T, image, path string) int64 {
+	t.Helper()
+	debugfs := func(request string) string {
+		out, err := exec.Command("/sbin/debugfs", "-R", request, image).Output()
+		if err != nil {
+			t.Fatalf("debugfs %s: %v", request, err)
+		}
+		return string(out)
+	}
+	// A program's first block holds its header, which is read to run it.
+	fields := strings.Fields(debugfs("blocks " + path))
+	if len(fields) < 1000 {
+		t.Fatalf("%s has %d blocks", path, len(fields))
+	}
+	n, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

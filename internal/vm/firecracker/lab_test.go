@@ -29,8 +29,10 @@ import (
 // given is what the lab was given beside the files: see test/e2e.
 type given struct {
 	BootArgs string
-	// Rootfs is a small one for the guest that does what it is told.
-	Rootfs vm.Rootfs
+	// Rootfs is a small one for the guest that does what it is told, GCC that of
+	// the gcc image. CC1Block is a block of the compiler proper in it.
+	Rootfs, GCC vm.Rootfs
+	CC1Block    int64
 }
 
 func readGiven() (g given, err error) {
