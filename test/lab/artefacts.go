@@ -59,6 +59,9 @@ func command(ctx context.Context, env []string, args ...string) (string, error) 
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), env...)
+	// An interrupted program removes its temporary files, a killed one cannot.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -109,7 +112,8 @@ func build(ctx context.Context, env []string, args ...string) (string, error) {
 			args[i] = filepath.Join(tmp, "program")
 		}
 	}
-	if _, err := command(ctx, env, args...); err != nil {
+	// What a go command leaves when it is killed goes with tmp.
+	if _, err := command(ctx, append([]string{"GOTMPDIR=" + tmp}, env...), args...); err != nil {
 		return "", err
 	}
 	f, err := os.Open(filepath.Join(tmp, "program"))
