@@ -61,11 +61,11 @@ func TestMachines(t *testing.T) {
 	if err := os.WriteFile(files["given.json"], text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-test.timeout=14m"}
+	args := []string{"-test.timeout=24m"}
 	if only := os.Getenv("HPCC_LAB_RUN"); only != "" {
 		args = append(args, "-test.run="+only)
 	}
-	lab.RunTests(t, "hpcc.dev/hpcc/internal/vm/firecracker", lab.Job{Files: files, Args: args, Timeout: 15 * time.Minute})
+	lab.RunTests(t, "hpcc.dev/hpcc/internal/vm/firecracker", lab.Job{Files: files, Args: args, Timeout: 25 * time.Minute})
 }
 
 // verityImage makes an ext4 image with a dm-verity tree behind it, both by the

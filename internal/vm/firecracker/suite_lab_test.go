@@ -97,6 +97,15 @@ func TestObjects(t *testing.T) {
 	nothingLeft(t)
 }
 
+// TestSuite is what every runtime passes.
+func TestSuite(t *testing.T) {
+	r, root := withAgent(t)
+	vmtest.Run(t, vmtest.Config{
+		Runtime: r, Rootfs: root, Reference: reference, Slow: 10,
+		NothingLeft: func(t *testing.T) { nothingLeft(t) },
+	})
+}
+
 // A flipped byte of the compiler is a compile that fails, never another object.
 func TestFlippedCompiler(t *testing.T) {
 	r, root := withAgent(t)
