@@ -74,8 +74,8 @@ var ErrCrashed = errors.New("the machine ended on its own")
 
 // Spec describes a machine to start.
 type Spec struct {
-	// ID is unique among the runtime's machines: 1 to MaxID of [a-z0-9-]. It
-	// names processes, directories and cgroups.
+	// ID is unique among the runtime's machines: 1 to MaxID of [a-z0-9-], no
+	// hyphen first or last. It names processes, directories and cgroups.
 	ID string
 	// Tenant is whose machine it is, for logs; it opens nothing.
 	Tenant string
@@ -105,6 +105,9 @@ type Rootfs struct {
 func (s *Spec) Check() error {
 	if len(s.ID) == 0 || len(s.ID) > MaxID {
 		return fmt.Errorf("machine id %q: want 1 to %d characters", s.ID, MaxID)
+	}
+	if s.ID[0] == '-' || s.ID[len(s.ID)-1] == '-' {
+		return fmt.Errorf("machine id %q begins or ends with a hyphen", s.ID)
 	}
 	for _, c := range s.ID {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {

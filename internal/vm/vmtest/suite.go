@@ -481,6 +481,19 @@ func (s *suite) killed(t *testing.T, m vm.Machine) {
 	if r := Exec(t, m, job, blobs); r.Signal != 6 {
 		t.Errorf("abort: %+v", r.Result)
 	}
+	// A compiler that is killed leaves what it started, which waits for ever.
+	for _, c := range []struct{ victim, want string }{{"gcc", "137"}, {"cc1", "1"}} {
+		job, blobs = Shell(`mkfifo source; gcc -x c -c source -o o & p=$!
+			while :; do for d in /proc/[0-9]*; do
+				read -r name <$d/comm && [ "$name" = cc1 ] && cc1=${d#/proc/} && break 2
+			done 2>/dev/null; done
+			case ` + c.victim + ` in gcc) kill -9 $p;; cc1) kill -9 $cc1;; esac
+			wait $p; echo $?`)
+		job.Outputs = []string{Root + "/o"}
+		if r := Exec(t, m, job, blobs); r.Stdout.String() != c.want+"\n" || len(r.Outputs) != 0 {
+			t.Errorf("kill -9 of %s: %+v\n%s%s", c.victim, r.Result, r.Stdout.String(), r.Stderr.String())
+		}
+	}
 	// What runs on in the background does not hold the job up.
 	job, blobs = Shell("sleep 1000 & exit 3")
 	if r := Exec(t, m, job, blobs); r.ExitCode != 3 {
