@@ -25,11 +25,13 @@ type notifResp struct {
 }
 
 // Requests of ioctl(2): _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1,
-// struct seccomp_notif_resp), _IOW('!', 2, __u64).
+// struct seccomp_notif_resp), _IOW('!', 2, __u64), _IOW('!', 4, __u64).
 const (
 	notifRecv    = 0xc0502100
 	notifSend    = 0xc0182101
 	notifIDValid = 0x40082102
+	notifFlags   = 0x40082104
+	syncWakeUp   = 1 // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 	continueFlag = 1 // SECCOMP_USER_NOTIF_FLAG_CONTINUE
 )
 
@@ -56,6 +58,9 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 // returns an error only if the kernel does what it is not known to do; calls
 // with a path then fail in the job.
 func (r *Recorder) Record(listener int) error {
+	// From Linux 6.6 on: the two sides wait for each other, so the kernel may
+	// wake one on the processor that the other leaves. Older ones do not know it.
+	unix.IoctlSetInt(listener, notifFlags, syncWakeUp)
 	for {
 		// NOTIF_RECV would wait on after the last process has gone.
 		ready := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
