@@ -148,7 +148,7 @@ func removeTree(parent *os.Root, name string) error {
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	defer top.Close()
+	defer func() { _ = top.Close() }()
 	for moved := 0; ; {
 		dirs, progress, err := clear(top)
 		if err != nil {
@@ -160,7 +160,7 @@ func removeTree(parent *os.Root, name string) error {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			deeper, n, err := clear(sub)
-			sub.Close()
+			_ = sub.Close()
 			for i := 0; i < len(deeper) && err == nil; moved++ {
 				// The name may be taken: whoever made the tree knows ours.
 				err = top.Rename(d+"/"+deeper[i], ".moved"+strconv.Itoa(moved))

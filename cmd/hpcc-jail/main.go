@@ -68,18 +68,17 @@ func main() {
 	f.Uint64Var(&s.maxMemory, "max-memory", 64<<30, "most `bytes` of memory of one jail")
 	f.UintVar(&s.maxPIDs, "max-pids", 256, "most processes of one jail")
 	_ = f.Parse(os.Args[1:])
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if f.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "hpcc-jail: unexpected argument %q\n", f.Arg(0))
 		os.Exit(2)
 	}
-	if err := run(&s, log); err != nil {
-		fmt.Fprintf(os.Stderr, "hpcc-jail: %v\n", err)
-		os.Exit(1)
-	}
+	err := run(&s, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	fmt.Fprintf(os.Stderr, "hpcc-jail: %v\n", err)
+	os.Exit(1)
 }
 
-func run(s *settings, log *slog.Logger) error {
+// run serves until it cannot go on, and says why.
+func run(s *settings, logger *slog.Logger) error {
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -101,18 +100,18 @@ func run(s *settings, log *slog.Logger) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming the subreaper: %w", err)
 	}
-	k, err := newKeeper(s, log)
+	k, err := newKeeper(s, logger)
 	if err != nil {
 		return err
 	}
 	if left := k.sweep(); left != nil {
-		log.Error("left by an earlier run", "err", left)
+		logger.Error("left by an earlier run", "err", left)
 	}
 	l, err := listen(s)
 	if err != nil {
 		return err
 	}
-	log.Info("ready", "socket", s.socket, "client", s.client, "base", s.base)
+	logger.Info("ready", "socket", s.socket, "client", s.client, "base", s.base)
 	return k.accept(l)
 }
 

@@ -76,7 +76,7 @@ func (k *keeper) accept(l *net.UnixListener) error {
 		}
 		go func() {
 			defer func() { <-places }()
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			k.serve(c)
 		}()
 	}

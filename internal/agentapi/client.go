@@ -121,7 +121,7 @@ func connect(ctx context.Context, dial Dialer, limit time.Duration) (*Client, er
 	}
 	c := &Client{conn: conn, rpc: agentv1.NewAgentServiceClient(conn)}
 	if err := c.sayHello(ctx); err != nil {
-		conn.Close()
+		_ = conn.Close()
 		select {
 		case c := <-handed:
 			c.Close()

@@ -44,7 +44,7 @@ func (g *guest) Exec(s grpc.BidiStreamingServer[agentv1.ExecRequest, agentv1.Exe
 		if m.GetNeeded() != nil {
 			for {
 				m, err := s.Recv()
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					break
 				} else if err != nil {
 					return err

@@ -37,14 +37,14 @@ func (c *Client) Exec(ctx context.Context, job Job, blobs Blobs, sinks Sinks) (*
 		return nil, failed(ctx, err)
 	}
 	// An error of Send is io.EOF: Recv tells why.
-	if err := stream.Send(&agentv1.ExecRequest{Kind: &agentv1.ExecRequest_Header{Header: header}}); err != nil && err != io.EOF {
+	if err := stream.Send(&agentv1.ExecRequest{Kind: &agentv1.ExecRequest_Header{Header: header}}); err != nil && !errors.Is(err, io.EOF) {
 		return nil, failed(ctx, err)
 	}
 	r := newReceiver(&job, header, sinks)
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil, &GuestError{"the stream ended without a result"}
 			}
 			return nil, failed(ctx, err)
@@ -58,7 +58,7 @@ func (c *Client) Exec(ctx context.Context, job Job, blobs Blobs, sinks Sinks) (*
 				if errors.As(err, &source) && ctx.Err() == nil {
 					return nil, err
 				}
-				if _, why := stream.Recv(); err == io.EOF && why != nil {
+				if _, why := stream.Recv(); errors.Is(err, io.EOF) && why != nil {
 					err = why
 				}
 				return nil, failed(ctx, err)

@@ -89,7 +89,7 @@ func connect(ctx context.Context, socket string) (*net.UnixConn, error) {
 // ask sends a first request and returns the answer to it. The connection is
 // closed after an error.
 func ask(ctx context.Context, c *net.UnixConn, want Kind, most int, m *Message, fds ...int) (*Message, []int, error) {
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	err := Send(c, m, fds...)
 	var got *Message
 	var rights []int
@@ -108,7 +108,7 @@ func ask(ctx context.Context, c *net.UnixConn, want Kind, most int, m *Message, 
 	}
 	if err != nil {
 		Close(rights)
-		c.Close()
+		_ = c.Close()
 		return nil, nil, err
 	}
 	return got, rights, nil
@@ -136,7 +136,7 @@ func New(ctx context.Context, socket, id string, memory int64, pids int, files F
 			err = raw.Control(func(fd uintptr) { fds[i] = int(fd) })
 		}
 		if err != nil {
-			c.Close()
+			_ = c.Close()
 			return nil, err
 		}
 	}
@@ -155,7 +155,7 @@ func New(ctx context.Context, socket, id string, memory int64, pids int, files F
 // receive takes all that the helper says until the jail has ended.
 func (j *Jail) receive() {
 	defer close(j.done)
-	defer j.conn.Close()
+	defer func() { _ = j.conn.Close() }()
 	defer j.Process.Close()
 	for {
 		m, fds, err := Receive(j.conn, 1)
@@ -204,7 +204,7 @@ func (j *Jail) Connect(ctx context.Context, to Kind) (net.Conn, error) {
 	case <-j.done:
 		return nil, j.lost(net.ErrClosed)
 	case <-time.After(answerLimit):
-		j.conn.Close()
+		_ = j.conn.Close()
 		return nil, fmt.Errorf("hpcc-jail did not answer for %v", answerLimit)
 	case a := <-j.answers:
 		if a.message.Kind == Failed {
@@ -240,7 +240,7 @@ func (j *Jail) End() {
 			return
 		}
 	}
-	j.conn.Close()
+	_ = j.conn.Close()
 }
 
 // Done is closed once the jail has ended, and Ending is known.
@@ -260,7 +260,7 @@ func SweepAll(ctx context.Context, socket string) error {
 	if err != nil {
 		return err
 	}
-	c.Close()
+	_ = c.Close()
 	if m.Text != "" {
 		return &Error{Text: m.Text}
 	}

@@ -157,7 +157,7 @@ func (m *machine) dialAgent(ctx context.Context) (net.Conn, error) {
 // watch notices the machine's end.
 func (m *machine) watch(id, tenant string) {
 	<-m.jail.Done()
-	m.client.Close()
+	_ = m.client.Close()
 	m.api.close()
 	// All writers are gone; what they wrote is still on its way.
 	select {

@@ -105,7 +105,8 @@ func (p *Process) start(ctx context.Context, spec vm.Spec, dir string) (*process
 		return nil, err
 	}
 	go func() {
-		m.ended(m.cmd.Wait(), func() error { return p.remove(spec.ID, dir) })
+		_ = m.cmd.Wait() // its ProcessState tells
+		m.ended(func() error { return p.remove(spec.ID, dir) })
 	}()
 	var dialer net.Dialer
 	client, err := agentapi.Connect(ctx, func(ctx context.Context) (net.Conn, error) {
@@ -117,7 +118,7 @@ func (p *Process) start(ctx context.Context, spec vm.Spec, dir string) (*process
 		}
 	})
 	if err != nil {
-		m.cmd.Process.Kill()
+		_ = m.cmd.Process.Kill()
 		<-m.done
 		return nil, err
 	}
@@ -126,10 +127,10 @@ func (p *Process) start(ctx context.Context, spec vm.Spec, dir string) (*process
 }
 
 // ended is called once, when the process has.
-func (m *processMachine) ended(err error, remove func() error) {
+func (m *processMachine) ended(remove func() error) {
 	m.mu.Lock()
 	if !m.ending {
-		m.err = fmt.Errorf("%w: %v: %s", vm.ErrCrashed, err, m.log)
+		m.err = fmt.Errorf("%w: %s: %s", vm.ErrCrashed, m.cmd.ProcessState, m.log)
 	}
 	if err := remove(); err != nil {
 		m.err = errors.Join(m.err, err)
@@ -165,22 +166,22 @@ func (m *processMachine) end() {
 func (m *processMachine) Stop(ctx context.Context) error {
 	m.end()
 	// Whether it was heard shows in the process's end.
-	m.client.Shutdown(ctx)
+	_ = m.client.Shutdown(ctx)
 	select {
 	case <-m.done:
 	case <-ctx.Done():
 		return m.Kill()
 	}
-	m.client.Close()
+	_ = m.client.Close()
 	return m.left()
 }
 
 func (m *processMachine) Kill() error {
 	m.end()
 	// Jobs end with the agent: their first processes see its socket close.
-	m.cmd.Process.Kill()
+	_ = m.cmd.Process.Kill()
 	<-m.done
-	m.client.Close()
+	_ = m.client.Close()
 	return m.left()
 }
 

@@ -185,10 +185,10 @@ func (n names) judge(set map[string]bool, base, p string, follow bool) {
 	for i := 0; len(todo) > 0 && i < 1000; i++ {
 		c := todo[0]
 		todo = todo[1:]
-		switch {
-		case c == "" || c == ".":
+		switch c {
+		case "", ".":
 			continue
-		case c == "..":
+		case "..":
 			add(base, "directory")
 			base = path.Dir(base)
 			continue

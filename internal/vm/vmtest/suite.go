@@ -109,7 +109,7 @@ func (s *suite) start(t *testing.T) vm.Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.Kill() })
+	t.Cleanup(func() { _ = m.Kill() })
 	return m
 }
 

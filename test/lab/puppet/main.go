@@ -23,18 +23,18 @@ import (
 func main() {
 	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}} {
 		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
-			fmt.Println("puppet: mount", m.at, err)
+			fmt.Fprintln(os.Stdout, "puppet: mount", m.at, err)
 		}
 	}
 	l, err := listen(agentv1.Port)
 	if err != nil {
-		fmt.Println("puppet: listen:", err)
+		fmt.Fprintln(os.Stdout, "puppet: listen:", err)
 		reboot()
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(agentv1.MaxMessage))
 	agentv1.RegisterAgentServiceServer(s, &puppet{})
-	fmt.Println("puppet: ready")
-	fmt.Println("puppet:", s.Serve(l))
+	fmt.Fprintln(os.Stdout, "puppet: ready")
+	fmt.Fprintln(os.Stdout, "puppet:", s.Serve(l))
 	reboot()
 }
 
@@ -120,7 +120,7 @@ func (p *puppet) do(ctx context.Context, argv []string) (string, error) {
 			}
 			all = append(all, b)
 			if len(all)%64 == 0 {
-				fmt.Println("puppet: ate", len(all))
+				fmt.Fprintln(os.Stdout, "puppet: ate", len(all))
 			}
 		}
 	case "write-drive":
