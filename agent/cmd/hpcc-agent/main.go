@@ -51,7 +51,7 @@ func machine() {
 	if err := serveMachine(); err != nil {
 		fmt.Fprintln(os.Stderr, "hpcc-agent: fatal:", err)
 	}
-	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	// Where that did nothing the monitor has to kill the machine; a panic here
 	// would only hide why.
 	select {}
@@ -95,7 +95,7 @@ func process() error {
 		fmt.Fprintln(flags.Output(), "hpcc-agent is the first process of hpcc's virtual machines. For tests it runs as a plain process, as root:")
 		flags.PrintDefaults()
 	}
-	flags.Parse(os.Args[1:])
+	_ = flags.Parse(os.Args[1:])
 	if *socket == "" || *image == "" || *state == "" {
 		return fmt.Errorf("this is no virtual machine: -listen, -image and -state are needed")
 	}

@@ -30,18 +30,18 @@ func newCgroup(parent, name string, memory uint64, processes uint32) (*cgroup, e
 	c := &cgroup{dir: dir}
 	for file, value := range map[string]uint64{"memory.max": memory, "pids.max": uint64(processes) + helperTasks} {
 		if err := c.write(file, strconv.FormatUint(value, 10)); err != nil {
-			c.remove()
+			_ = c.remove()
 			return nil, err
 		}
 	}
 	// Absent where the kernel has no swap.
 	if err := c.write("memory.swap.max", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		c.remove()
+		_ = c.remove()
 		return nil, err
 	}
 	f, err := os.Open(dir)
 	if err != nil {
-		c.remove()
+		_ = c.remove()
 		return nil, err
 	}
 	c.f = f

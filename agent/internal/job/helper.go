@@ -77,7 +77,7 @@ func Helper() {
 	control := os.NewFile(fdControl, "control")
 	in, out := json.NewDecoder(control), json.NewEncoder(control)
 	fail := func(err error) {
-		out.Encode(report{Error: err.Error()})
+		_ = out.Encode(report{Error: err.Error()})
 		os.Exit(1)
 	}
 	var s setup
@@ -87,7 +87,7 @@ func Helper() {
 	if err := s.enter(); err != nil {
 		fail(err)
 	}
-	out.Encode(report{})
+	_ = out.Encode(report{})
 	var j start
 	if err := in.Decode(&j); err != nil {
 		os.Exit(1)
@@ -98,12 +98,12 @@ func Helper() {
 		var ack struct{}
 		if in.Decode(&ack) == nil {
 			close(wait)
-			in.Decode(&ack)
+			_ = in.Decode(&ack)
 		}
 		os.Exit(0)
 	}()
 	pid, err := j.run(func(listener int) {
-		out.Encode(report{Listener: listener})
+		_ = out.Encode(report{Listener: listener})
 		<-wait
 	})
 	if err != nil {
@@ -111,7 +111,7 @@ func Helper() {
 	}
 	unix.Close(fdStdout)
 	unix.Close(fdStderr)
-	out.Encode(report{Exited: reap(pid)})
+	_ = out.Encode(report{Exited: reap(pid)})
 	select {}
 }
 
@@ -299,10 +299,10 @@ func reap(pid int) *exited {
 		case got == pid:
 			e = exited{uint32(status), usage}
 			running = false
-			unix.Kill(-1, unix.SIGKILL)
+			_ = unix.Kill(-1, unix.SIGKILL)
 		case !running:
 			// A process that was being forked at the time of the kill.
-			unix.Kill(-1, unix.SIGKILL)
+			_ = unix.Kill(-1, unix.SIGKILL)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func (r *Runner) Run(ctx context.Context, header *agentv1.ExecHeader, sink Sink)
 func (j *run) kill() {
 	j.once.Do(func() {
 		close(j.killed)
-		j.cmd.Process.Kill()
+		_ = j.cmd.Process.Kill()
 	})
 }
 
@@ -150,7 +150,7 @@ func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lo
 		<-ended
 	}()
 	go func() {
-		j.cmd.Wait()
+		_ = j.cmd.Wait()
 		close(ended)
 	}()
 	defer context.AfterFunc(ctx, j.kill)()

@@ -6,9 +6,6 @@ import "golang.org/x/sys/unix"
 // calls, so a process that uses them is killed.
 const auditArch = 0xc000003e
 
-// x32 is __X32_SYSCALL_BIT: the same machine, other numbers.
-const x32 = 0x40000000
-
 // lastKnown is the highest call that this file has judged. Later ones (the
 // attribute calls that take a directory from 463 on, for instance) are answered
 // as an old kernel would.

@@ -60,7 +60,7 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 func (r *Recorder) Record(listener int) error {
 	// From Linux 6.6 on: the two sides wait for each other, so the kernel may
 	// wake one on the processor that the other leaves. Older ones do not know it.
-	unix.IoctlSetInt(listener, notifFlags, syncWakeUp)
+	_ = unix.IoctlSetInt(listener, notifFlags, syncWakeUp)
 	for {
 		// NOTIF_RECV would wait on after the last process has gone.
 		ready := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}

@@ -71,12 +71,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			s.grpc.Stop()
 		}
 	}()
-	err := s.grpc.Serve(l)
-	if ctx.Err() != nil || s.ended() {
-		<-stopped
-		return nil
+	if err := s.grpc.Serve(l); ctx.Err() == nil && !s.ended() {
+		return err
 	}
-	return err
+	<-stopped
+	return nil
 }
 
 func (s *Server) ended() bool {
@@ -243,7 +242,7 @@ func (e *stream) receiveBlob(k blob.Key) error {
 	}
 	for w.Left() > 0 {
 		m, err := e.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = status.Error(codes.InvalidArgument, "the host ended before it had sent all blobs")
 		}
 		if err != nil {
