@@ -189,17 +189,17 @@ func (b *before) turnedOn(path string, seen map[string]bool, links int) string {
 // wasRenamed reports whether the last change to a directory was to itself, not to
 // what it holds: then the times of modification and of change differ. stat(2)
 // reads the two one after the other, and what is added between shows in one of
-// them (in a busy /tmp, in one call of a hundred), so a difference counts only
-// if it stays.
+// them (in a busy /tmp, in one call of a hundred, and for as long as whoever
+// adds it is kept from the processor), so a difference counts only if it stays.
 func wasRenamed(dir string, st *unix.Stat_t) bool {
 	ino := st.Ino
 	for try := 0; st.Mtim != st.Ctim; try++ {
 		if try == wasRenamedTries || unix.Lstat(dir, st) != nil || st.Ino != ino {
 			return true
 		}
-		time.Sleep(100 * time.Microsecond)
+		time.Sleep(time.Millisecond)
 	}
 	return false
 }
 
-const wasRenamedTries = 10
+const wasRenamedTries = 200
