@@ -26,7 +26,7 @@ func AssemblesNoFile(text []byte) bool {
 			}
 		case '0' <= c && c <= '9':
 			l.number()
-		case isWord(c) || c == '$':
+		case isWord(c):
 			word := l.identifier()
 			if l.i < len(l.src) && l.src[l.i] == '"' && isRawPrefix(l.src, l.i) {
 				if _, ok := l.raw(); !ok {
@@ -91,7 +91,7 @@ func (l *asmLexer) number() {
 
 func (l *asmLexer) identifier() []byte {
 	start := l.i
-	for l.i < len(l.src) && (isWord(l.src[l.i]) || l.src[l.i] == '$') {
+	for l.i < len(l.src) && isWord(l.src[l.i]) {
 		l.i++
 	}
 	return l.src[start:l.i]

@@ -57,73 +57,58 @@ func crowded(m *action.Manifest, name string) bool {
 
 // addCandidate adds c to a manifest, or, where that is crowded, to its source's
 // own, and returns which. name is the stored path of the source.
+//
+// What a crowded manifest holds is moved to manifests of the sources before it
+// is marked, so that whoever finds the mark finds them, with what others added
+// in between.
 func (e *Engine) addCandidate(id manifestID, name string, c action.Candidate) (manifestID, error) {
 	source, known := sourceOf(&c, name)
-	for try := 0; ; try++ {
-		full, _, err := e.cache.Manifest(id.key)
-		if known && err == nil && crowded(full, name) {
-			if err := e.spread(id, name, full); err != nil {
-				return id, err
-			}
-			id.key, known = sourcedKey(id.key, source), false
-		}
-		elsewhere := false
-		_, err = e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
-			// Marked just now, by another: nobody would look here.
-			if elsewhere = known && m.Preprocess == needSource && try < addTries; !elsewhere {
+	moved := map[digest.Key]bool{}
+	for {
+		var crowd []action.Candidate
+		full := false
+		_, err := e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
+			if full = known && crowded(m, name); !full {
 				m.Add(c)
+				return nil
+			}
+			for _, old := range m.Candidates {
+				if !moved[old.Action] {
+					crowd = append(crowd, old)
+				}
+			}
+			if len(crowd) == 0 {
+				m.Preprocess, m.Candidates = needSource, nil
 			}
 			return nil
 		})
 		// The next look-up reads it, if there is one in this process.
 		e.manifests.remove(id)
-		if err != nil || !elsewhere {
+		if err != nil || !full {
 			return id, err
 		}
-	}
-}
-
-// addTries bounds how often a manifest that others change is looked at again.
-const addTries = 10
-
-// spread moves what a crowded manifest holds to manifests of the sources. They
-// are written first: whoever finds the mark finds them. What others add
-// meanwhile is moved as well before the mark is set.
-func (e *Engine) spread(id manifestID, name string, crowd *action.Manifest) error {
-	moved := map[digest.Key]bool{}
-	defer e.manifests.remove(id)
-	for todo := crowd.Candidates; ; {
-		for _, c := range slices.Backward(todo) {
-			moved[c.Action] = true
-			source, ok := sourceOf(&c, name)
-			if !ok {
-				continue
-			}
-			_, err := e.cache.UpdateManifest(sourcedKey(id.key, source), func(m *action.Manifest) error {
-				m.Add(c)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+		if len(crowd) == 0 {
+			break
 		}
-		if len(crowd.Candidates) == 0 && crowd.Preprocess == needSource {
-			return nil
-		}
-		todo = nil
-		_, err := e.cache.UpdateManifest(id.key, func(m *action.Manifest) error {
-			for _, c := range m.Candidates {
-				if !moved[c.Action] {
-					todo = append(todo, c)
+		for _, old := range slices.Backward(crowd) {
+			moved[old.Action] = true
+			if of, ok := sourceOf(&old, name); ok {
+				if err := e.addTo(sourcedKey(id.key, of), old); err != nil {
+					return id, err
 				}
 			}
-			if len(todo) == 0 {
-				m.Preprocess, m.Candidates = needSource, nil
-			}
-			return nil
-		})
-		if err != nil || len(todo) == 0 {
-			return err
 		}
 	}
+	id.key = sourcedKey(id.key, source)
+	err := e.addTo(id.key, c)
+	e.manifests.remove(id)
+	return id, err
+}
+
+func (e *Engine) addTo(manifest digest.Key, c action.Candidate) error {
+	_, err := e.cache.UpdateManifest(manifest, func(m *action.Manifest) error {
+		m.Add(c)
+		return nil
+	})
+	return err
 }
