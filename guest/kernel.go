@@ -37,7 +37,7 @@ func BuildKernel(ctx context.Context, dir, source string, progress func(string))
 	if err != nil {
 		return nil, err
 	}
-	src, err := digestFile(source)
+	src, err := digest.OfFile(source)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the kernel's source is missing: %w; install Debian's package linux-source-6.1, or name another tar archive of Linux 6.1", err)
 	} else if err != nil {

@@ -146,7 +146,7 @@ func (k *Kit) Verify() error {
 		path string
 		want digest.Digest
 	}{{k.Kernel, k.KernelDigest}, {k.Initrd, k.InitrdDigest}} {
-		if got, err := digestFile(f.path); err != nil {
+		if got, err := digest.OfFile(f.path); err != nil {
 			return err
 		} else if got != f.want {
 			return fmt.Errorf("%s: %w", f.path, digest.ErrMismatch)

@@ -119,7 +119,7 @@ func makeKernel(ctx context.Context, dir string, key digest.Key, fill func(tmp s
 	if err != nil {
 		return nil, err
 	}
-	d, err := digestFile(filepath.Join(tmp, "vmlinux"))
+	d, err := digest.OfFile(filepath.Join(tmp, "vmlinux"))
 	if err != nil {
 		return nil, err
 	}
@@ -153,19 +153,10 @@ func putInitrd(dir string, a *Archive) (string, digest.Digest, error) {
 		return "", zero, err
 	}
 	path := filepath.Join(dir, "initrd", d.Hex())
-	if have, err := digestFile(path); err == nil && have == d {
+	if have, err := digest.OfFile(path); err == nil && have == d {
 		return path, d, nil
 	}
 	return path, d, atomicfile.WriteFrom(path, a.Write, atomicfile.Options{Mode: 0o444})
-}
-
-func digestFile(path string) (digest.Digest, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return digest.Digest{}, err
-	}
-	defer f.Close()
-	return digest.Copy(io.Discard, f)
 }
 
 // lock takes the lock file at path, and waits for it until ctx ends.

@@ -2,8 +2,6 @@ package compiler
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -40,7 +38,7 @@ func (c *contentMemo) digest(path string, s stamp) (digest.Digest, error) {
 		}
 	}
 	start := time.Now()
-	d, err := hashFile(path)
+	d, err := digest.OfFile(path)
 	if err != nil {
 		return digest.Digest{}, err
 	}
@@ -55,18 +53,4 @@ func (c *contentMemo) digest(path string, s stamp) (digest.Digest, error) {
 		}
 	}
 	return d, nil
-}
-
-func hashFile(path string) (digest.Digest, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return digest.Digest{}, err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil {
-		return digest.Digest{}, err
-	} else if !st.Mode().IsRegular() {
-		return digest.Digest{}, fmt.Errorf("%s is not a regular file", strconv.Quote(path))
-	}
-	return digest.Copy(io.Discard, f)
 }

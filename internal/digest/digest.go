@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -92,6 +93,21 @@ func Copy(dst io.Writer, src io.Reader) (Digest, error) {
 		return Digest{}, err
 	}
 	return Digest{[sha256.Size]byte(h.Sum(nil)), n}, nil
+}
+
+// OfFile returns the digest of what the regular file at path holds.
+func OfFile(path string) (Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Digest{}, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil {
+		return Digest{}, err
+	} else if !st.Mode().IsRegular() {
+		return Digest{}, fmt.Errorf("%s is not a regular file", strconv.Quote(path))
+	}
+	return Copy(io.Discard, f)
 }
 
 // NewVerifier returns a reader of r that ends with ErrMismatch instead of

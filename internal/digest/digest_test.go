@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -206,4 +209,21 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q parsed to %s", s, d)
 		}
 	})
+}
+
+func TestOfFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := OfFile(path); err != nil || d != Of([]byte("hello")) {
+		t.Errorf("%s, %v", d, err)
+	}
+	if d, err := OfFile(path + "x"); !errors.Is(err, fs.ErrNotExist) || !d.IsZero() {
+		t.Errorf("%s, %v", d, err)
+	}
+	if d, err := OfFile(dir); err == nil || !d.IsZero() {
+		t.Errorf("a directory: %s, %v", d, err)
+	}
 }

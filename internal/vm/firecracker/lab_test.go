@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,18 +57,9 @@ func within(t testing.TB) context.Context {
 	return ctx
 }
 
-func digestOf(path string) (digest.Digest, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return digest.Digest{}, err
-	}
-	defer f.Close()
-	return digest.Copy(io.Discard, f)
-}
-
 func fileDigest(t testing.TB, path string) digest.Digest {
 	t.Helper()
-	d, err := digestOf(path)
+	d, err := digest.OfFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,10 +71,10 @@ var configuration = sync.OnceValues(func() (Config, error) {
 	g, err := readGiven()
 	c := Config{Socket: socket, Kernel: "/data/vmlinux", Initrd: "/data/initrd", BootArgs: g.BootArgs}
 	if err == nil {
-		c.KernelDigest, err = digestOf(c.Kernel)
+		c.KernelDigest, err = digest.OfFile(c.Kernel)
 	}
 	if err == nil {
-		c.InitrdDigest, err = digestOf(c.Initrd)
+		c.InitrdDigest, err = digest.OfFile(c.Initrd)
 	}
 	return c, err
 })
