@@ -167,6 +167,10 @@ func (j *job) uncached(err error) {
 	var refused *compiler.NotCacheable
 	if errors.As(err, &refused) {
 		j.outcome = outcome{kind: uncacheable, reason: refused.Reason, detail: refused.Detail}
+		if refused.Reason == reasonModified {
+			// The one refusal that a user cannot repeat at will.
+			j.e.log.Info("input-modified", "file", refused.Detail, "source", j.source(), "cwd", j.req.GetCwd())
+		}
 		return
 	}
 	j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())

@@ -201,12 +201,6 @@ func (t *fileTable) looseTimes(path string, dev uint64) bool {
 	return loose
 }
 
-// looseTimesAt is looseTimes for a file of which nothing is known.
-func (t *fileTable) looseTimesAt(path string) bool {
-	var st unix.Stat_t
-	return unix.Stat(path, &st) != nil || t.looseTimes(path, st.Dev)
-}
-
 // LooseTimes reports whether the times of files on path's file system cannot
 // prove that content is unchanged, so that it is read at each look.
 func LooseTimes(path string) bool {

@@ -24,22 +24,25 @@ type flight struct {
 	landed chan struct{}
 }
 
-// join returns a new flight that the caller must land, or nil after the
-// flight that was under way has landed, the context ended or the wait grew
-// too long.
-func (f *flights) join(ctx context.Context, key digest.Key) *flight {
+// take returns a new flight that the caller must land, or the one that is under
+// way.
+func (f *flights) take(key digest.Key) (mine, other *flight) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if other = f.now[key]; other != nil {
+		return nil, other
+	}
 	if f.now == nil {
 		f.now = map[digest.Key]*flight{}
 	}
-	other := f.now[key]
-	if other == nil {
-		mine := &flight{key: key, landed: make(chan struct{})}
-		f.now[key] = mine
-		f.mu.Unlock()
-		return mine
-	}
-	f.mu.Unlock()
+	mine = &flight{key: key, landed: make(chan struct{})}
+	f.now[key] = mine
+	return mine, nil
+}
+
+// wait returns when the flight has landed, the context has ended or the wait
+// grew too long.
+func (other *flight) wait(ctx context.Context) {
 	t := time.NewTimer(flightWait)
 	defer t.Stop()
 	select {
@@ -47,7 +50,6 @@ func (f *flights) join(ctx context.Context, key digest.Key) *flight {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-	return nil
 }
 
 func (f *flights) land(fl *flight) {

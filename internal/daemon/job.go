@@ -97,12 +97,21 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 			why = err.Error()
 		}
 		j.outcome.why = why
-		// Whoever has waited once compiles: a unit that fails or cannot be
-		// cached would otherwise go through all its builds one by one.
-		if j.flight != nil || waited {
+		if j.flight != nil {
 			return j.compile(ctx, id)
 		}
-		j.flight = j.e.flights.join(ctx, j.prep.key)
+		// By the source's content, too: builds have many a main.c, with one
+		// command for all.
+		var other *flight
+		j.flight, other = j.e.flights.take(j.sourced(manifestID{key: j.prep.key}).key)
+		// Whoever has waited once compiles: a unit that fails or cannot be
+		// cached would otherwise go through all its builds one by one.
+		if waited {
+			return j.compile(ctx, id)
+		}
+		if other != nil {
+			other.wait(ctx)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,9 +19,7 @@ import (
 // compile, since the build need not wait for digests to be made.
 func (j *job) keep(ctx context.Context, id manifestID, c *compiled) {
 	e := j.e
-	// Where times prove little, inputs are read before the build can go on and
-	// change them.
-	if !e.opt.Background || e.files.looseTimesAt(j.prep.place.absolute(j.prep.inv.Source)) {
+	if !e.opt.Background || j.mayGo(c) {
 		j.store(ctx, id, c)
 		return
 	}
@@ -39,6 +38,23 @@ func (j *job) keep(ctx context.Context, id manifestID, c *compiled) {
 		j.store(context.WithoutCancel(ctx), id, c)
 		j.finish()
 	}()
+}
+
+// fleeting is how old a source is at most that is likely to go once it is
+// compiled.
+const fleeting = 2 * time.Second
+
+// mayGo reports whether the inputs are read before the build can go on and
+// change them: where times prove little, and where the source was written just
+// before, as by a configure script that removes it right after.
+func (j *job) mayGo(c *compiled) bool {
+	source := j.prep.place.absolute(j.prep.inv.Source)
+	var st unix.Stat_t
+	if unix.Stat(source, &st) != nil {
+		return true
+	}
+	s := j.e.files.stamp(&st)
+	return j.e.files.looseTimes(source, s.dev) || c.start.files-s.ctime < int64(fleeting)
 }
 
 // store checks that the compile's inputs are known and unchanged, and writes

@@ -49,6 +49,7 @@ var base = map[string]string{
 
 // plainMode is one way to run hpcc, with a cache and maybe a daemon of its own.
 type plainMode struct {
+	dir  string
 	name string
 	env  []string
 }
@@ -87,7 +88,7 @@ func requireRoot(t *testing.T) {
 func newPlainMode(t *testing.T, name string, extra ...string) *plainMode {
 	t.Helper()
 	dir := t.TempDir()
-	m := &plainMode{name: name, env: append([]string{
+	m := &plainMode{name: name, dir: dir, env: append([]string{
 		"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "BIN=" + bin,
 		"HPCC_CONFIG_DIR=" + dir + "/config", "HPCC_CACHE_DIR=" + dir + "/cache",
 	}, extra...)}
@@ -123,6 +124,15 @@ func (m *plainMode) start(t *testing.T, dir string) {
 	t.Fatal("the daemon did not start within 30 s")
 }
 
+// daemonLog is what the mode's daemon has logged so far.
+func (m *plainMode) daemonLog() string {
+	log, err := os.ReadFile(m.dir + "/daemon.log")
+	if err != nil {
+		return ""
+	}
+	return "; the daemon's log:\n" + string(log)
+}
+
 func (c *asPlain) run(t *testing.T, m *plainMode, cc string) {
 	dir := t.TempDir()
 	work := dir + "/w"
@@ -145,7 +155,7 @@ func (c *asPlain) run(t *testing.T, m *plainMode, cc string) {
 			continue
 		}
 		if counted := readOutcomes(t, log, 1+strings.Count(w, ",")); counted != w {
-			t.Errorf("run %d counts %q, want %q", i+1, counted, w)
+			t.Errorf("run %d counts %q, want %q%s", i+1, counted, w, m.daemonLog())
 		}
 	}
 }

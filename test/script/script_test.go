@@ -162,7 +162,8 @@ func counters(ts *testscript.TestScript, neg bool, args []string) {
 			got = 0.0
 		}
 		if fmt.Sprint(got) != want {
-			ts.Fatalf("%s is %v, want %s\n%s", name, got, want, out)
+			log, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), ".daemon.log"))
+			ts.Fatalf("%s is %v, want %s\n%s\n%s", name, got, want, out, log)
 		}
 	}
 }
