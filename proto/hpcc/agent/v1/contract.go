@@ -120,6 +120,12 @@ func (l *Limits) Fill() error {
 	return nil
 }
 
+// ErrNotUTF8 says that a header holds a string that is no UTF-8: an argument, a
+// variable, a name or a link's target. Linux takes any bytes there, protobuf's
+// strings do not, and a compile with such a name is rare enough to be run where
+// it was started. (Names that a job looks up are bytes: any of them is recorded.)
+var ErrNotUTF8 = errors.New("no UTF-8, which a message cannot carry")
+
 // CheckPath tells whether p is absolute, clean and of a length that Linux takes.
 func CheckPath(p string) error {
 	switch {
@@ -149,9 +155,10 @@ func RootOf(roots []string, p string) string {
 }
 
 // Check tells whether a header keeps to the contract: counts, lengths, paths
-// that are clean and beneath the roots, no path twice. Both sides call it: the
-// host to fail early with a message, the agent because it does not believe the
-// host. It does not look at any file.
+// that are clean and beneath the roots, no path twice, all text UTF-8 (else the
+// error wraps ErrNotUTF8). Both sides call it: the host to fail early with a
+// message, the agent because it does not believe the host. It does not look at
+// any file.
 func (h *ExecHeader) Check() error {
 	if err := checkStrings("argument", h.GetArgv(), MaxArgs); err != nil {
 		return err
@@ -171,7 +178,7 @@ func (h *ExecHeader) Check() error {
 		return fmt.Errorf("%d project roots, more than %d", len(h.GetRoots()), MaxRoots)
 	}
 	for i, r := range h.GetRoots() {
-		if err := CheckPath(r); err != nil {
+		if err := checkName(r); err != nil {
 			return fmt.Errorf("project root: %w", err)
 		}
 		if r == "/" || RootOf([]string{"/proc", "/dev", "/sys"}, r) != "" {
@@ -183,7 +190,7 @@ func (h *ExecHeader) Check() error {
 			}
 		}
 	}
-	if err := CheckPath(h.GetCwd()); err != nil {
+	if err := checkName(h.GetCwd()); err != nil {
 		return fmt.Errorf("working directory: %w", err)
 	}
 	if err := h.checkInputs(); err != nil {
@@ -211,13 +218,13 @@ func (h *ExecHeader) checkInputs() error {
 	var total int64
 	for _, in := range h.GetInputs() {
 		p := in.GetPath()
-		if err := CheckPath(p); err != nil {
+		if err := checkName(p); err != nil {
 			return fmt.Errorf("input: %w", err)
 		}
-		// A root itself may be listed, as a directory, for its mode and time.
-		if !utf8.ValidString(p) || !utf8.ValidString(in.GetTarget()) {
-			return fmt.Errorf("input %q is no UTF-8, which a message cannot carry", p)
+		if !utf8.ValidString(in.GetTarget()) {
+			return fmt.Errorf("input %q is a link to %q: %w", p, clip(in.GetTarget()), ErrNotUTF8)
 		}
+		// A root itself may be listed, as a directory, for its mode and time.
 		if RootOf(h.GetRoots(), p) == p && in.GetKind() != Input_KIND_DIRECTORY || RootOf(h.GetRoots(), p) == "" {
 			return fmt.Errorf("input %q is not below a project root", p)
 		}
@@ -266,8 +273,19 @@ func (d *Digest) Check() error {
 	return nil
 }
 
-func below(roots []string, p string) error {
+// checkName is CheckPath for what the host says.
+func checkName(p string) error {
 	if err := CheckPath(p); err != nil {
+		return err
+	}
+	if !utf8.ValidString(p) {
+		return fmt.Errorf("path %q: %w", p, ErrNotUTF8)
+	}
+	return nil
+}
+
+func below(roots []string, p string) error {
+	if err := checkName(p); err != nil {
 		return err
 	}
 	if r := RootOf(roots, p); r == "" || r == p {
@@ -285,7 +303,7 @@ func checkStrings(what string, all []string, most int) error {
 			return fmt.Errorf("%s of %d bytes, more than %d", what, len(s), MaxArg)
 		}
 		if !utf8.ValidString(s) {
-			return fmt.Errorf("%s %q is no UTF-8, which a message cannot carry", what, clip(s))
+			return fmt.Errorf("%s %q: %w", what, clip(s), ErrNotUTF8)
 		}
 		if strings.IndexByte(s, 0) >= 0 {
 			return fmt.Errorf("%s %q holds a NUL", what, clip(s))

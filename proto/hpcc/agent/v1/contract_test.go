@@ -1,6 +1,7 @@
 package agentv1
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -76,6 +77,29 @@ func TestCheckHeader(t *testing.T) {
 		if h.Check() == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+}
+
+// Linux takes such names; the host has to know that it is this, and to compile
+// elsewhere.
+func TestNotUTF8(t *testing.T) {
+	for name, change := range map[string]func(h *ExecHeader){
+		"argument": func(h *ExecHeader) { h.Argv[1] = "-D\xff" },
+		"variable": func(h *ExecHeader) { h.Env[1] = "EMPTY=\xff" },
+		"cwd":      func(h *ExecHeader) { h.Cwd = "/w/\xff" },
+		"root":     func(h *ExecHeader) { h.Roots[1] = "/b/\xff" },
+		"input":    func(h *ExecHeader) { h.Inputs[1].Path = "/w/\xff" },
+		"target":   func(h *ExecHeader) { h.Inputs[2].Target = "\xff" },
+		"output":   func(h *ExecHeader) { h.Outputs[0] = "/w/\xff" },
+	} {
+		h := good()
+		change(h)
+		if err := h.Check(); !errors.Is(err, ErrNotUTF8) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := CheckPath("/w/\xff"); err != nil {
+		t.Errorf("a name that a job may look up: %v", err)
 	}
 }
 
