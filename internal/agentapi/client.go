@@ -135,8 +135,13 @@ func connect(ctx context.Context, dial Dialer, limit time.Duration) (*Client, er
 const maxInterfaces = 64
 
 func (c *Client) sayHello(ctx context.Context) error {
-	r, err := c.rpc.Hello(ctx, &agentv1.HelloRequest{ApiVersion: agentv1.APIVersion, UnixNanos: time.Now().UnixNano()})
+	codec := newCodec()
+	r, err := c.rpc.Hello(ctx, &agentv1.HelloRequest{ApiVersion: agentv1.APIVersion, UnixNanos: time.Now().UnixNano()}, grpc.ForceCodecV2(codec))
 	if err != nil {
+		var guest *GuestError
+		if err := failed(ctx, err, codec); errors.As(err, &guest) {
+			return err
+		}
 		return err
 	}
 	if r.GetApiVersion() != agentv1.APIVersion {

@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"hpcc.dev/hpcc/internal/digest"
@@ -25,6 +29,20 @@ type guest struct {
 	version uint32
 	says    []*agentv1.ExecResponse
 	got     []*agentv1.ExecRequest
+	raw     raw   // said at the end
+	err     error // how the stream ends
+}
+
+// raw is a message that is sent as it is.
+type raw []byte
+
+type rawCodec struct{ encoding.CodecV2 }
+
+func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if b, ok := v.(raw); ok {
+		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+	}
+	return c.CodecV2.Marshal(v)
 }
 
 func (g *guest) Hello(context.Context, *agentv1.HelloRequest) (*agentv1.HelloResponse, error) {
@@ -53,7 +71,10 @@ func (g *guest) Exec(s grpc.BidiStreamingServer[agentv1.ExecRequest, agentv1.Exe
 			}
 		}
 	}
-	return nil
+	if g.raw != nil {
+		return errors.Join(s.SendMsg(g.raw), g.err)
+	}
+	return g.err
 }
 
 // serve runs a guest; dial connects to it.
@@ -63,7 +84,7 @@ func serve(t *testing.T, g *guest) Dialer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.MaxSendMsgSize(64<<20), grpc.MaxRecvMsgSize(64<<20))
+	server := grpc.NewServer(grpc.MaxSendMsgSize(64<<20), grpc.MaxRecvMsgSize(64<<20), grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2("proto")}))
 	agentv1.RegisterAgentServiceServer(server, g)
 	go server.Serve(l)
 	t.Cleanup(server.Stop)
@@ -221,15 +242,61 @@ func TestHostileGuest(t *testing.T) {
 		}
 		c.Close()
 	}
-	// A message of any length.
-	g := &guest{version: agentv1.APIVersion, says: []*agentv1.ExecResponse{needed(), stdio(strings.Repeat("x", agentv1.MaxMessage+1))}}
-	c, err := Connect(t.Context(), serve(t, g))
+}
+
+// How a stream ends says whose fault it is, and so what becomes of the machine
+// and of the job.
+func TestEndOfStream(t *testing.T) {
+	var guestErr *GuestError
+	var refused *RefusedError
+	var lost *LostError
+	for _, c := range []struct {
+		name string
+		g    guest
+		want any
+	}{
+		{"a message longer than the limit", guest{says: []*agentv1.ExecResponse{needed(), stdio(strings.Repeat("x", agentv1.MaxMessage+1))}}, &guestErr},
+		{"no protobuf", guest{says: []*agentv1.ExecResponse{needed()}, raw: raw{0xff}}, &guestErr},
+		{"no protobuf instead of Needed", guest{raw: raw{0x0a, 0x7f}}, &guestErr},
+		{"an empty message", guest{says: []*agentv1.ExecResponse{needed()}, raw: raw{}}, &guestErr},
+		{"a code that is not the agent's", guest{err: status.Error(codes.ResourceExhausted, "full")}, &guestErr},
+		{"a header that it does not like", guest{err: status.Error(codes.InvalidArgument, "no")}, &refused},
+		{"a job that it cannot run", guest{says: []*agentv1.ExecResponse{needed()}, err: status.Error(codes.FailedPrecondition, "full")}, &refused},
+		{"an agent that fails", guest{says: []*agentv1.ExecResponse{needed()}, err: status.Error(codes.Internal, "oh")}, &lost},
+		{"an agent that ends", guest{err: status.Error(codes.Unavailable, "bye")}, &lost},
+	} {
+		c.g.version = agentv1.APIVersion
+		client, err := Connect(t.Context(), serve(t, &c.g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = client.Exec(t.Context(), job, blobs{one: "one"}, Sinks{}); !errors.As(err, c.want) {
+			t.Errorf("%s: %T: %v", c.name, err, err)
+		}
+		client.Close()
+	}
+}
+
+// A description that does not fit into a message is the caller's fault.
+func TestLongDescription(t *testing.T) {
+	c, err := Connect(t.Context(), serve(t, &guest{version: agentv1.APIVersion}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Exec(t.Context(), job, nil, Sinks{}); err == nil {
-		t.Error("a message longer than the limit was taken")
+	long := job
+	long.Env = nil
+	for i := range 200 {
+		long.Env = append(long.Env, fmt.Sprintf("V%d=%s", i, strings.Repeat("x", 100_000)))
+	}
+	var refused *RefusedError
+	if _, err := c.Exec(t.Context(), long, nil, Sinks{}); !errors.As(err, &refused) {
+		t.Errorf("%T: %v", err, err)
+	}
+	bytes := job
+	bytes.Argv = []string{"cc", "-DNAME=\xff"}
+	if _, err := c.Exec(t.Context(), bytes, nil, Sinks{}); !errors.As(err, &refused) || !errors.Is(err, ErrNotUTF8) {
+		t.Errorf("no UTF-8: %v", err)
 	}
 }
 
@@ -396,3 +463,67 @@ func FuzzReceiver(f *testing.F) {
 type counter struct{ n *int }
 
 func (c counter) Write(p []byte) (int, error) { *c.n += len(p); return len(p), nil }
+
+// hostile greetings end Connect at once: the machine is to be killed.
+func TestHostileHello(t *testing.T) {
+	for name, hello := range map[string]raw{
+		"too long":    append(raw{0x12, 0x80, 0x80, 0x80, 0x08}, make([]byte, 16<<20)...),
+		"no protobuf": {0xff},
+		"interfaces":  bytes.Repeat([]byte{0x22, 0}, maxInterfaces+1),
+	} {
+		l, err := net.Listen("unix", t.TempDir()+"/s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer(grpc.MaxSendMsgSize(64<<20), grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2("proto")}),
+			grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+				return s.SendMsg(append(raw{0x08, agentv1.APIVersion}, hello...))
+			}))
+		go server.Serve(l)
+		_, err = Connect(t.Context(), func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
+		})
+		var guest *GuestError
+		if !errors.As(err, &guest) {
+			t.Errorf("%s: %v", name, err)
+		}
+		server.Stop()
+	}
+}
+
+// FuzzHandshake feeds answers of a monitor to what reads them: it never takes a
+// byte of what follows the line.
+func FuzzHandshake(f *testing.F) {
+	for _, answer := range []string{"OK 1073741824\nPRI", "", "NO\n", "OK", strings.Repeat("O", 40)} {
+		f.Add([]byte(answer))
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		c := &answers{rest: answer}
+		_, err := DialVsock(t.Context(), c, 1)
+		line, rest, whole := bytes.Cut(answer, []byte("\n"))
+		good := whole && len(line) <= maxAnswer && bytes.HasPrefix(line, []byte("OK "))
+		if good != (err == nil) {
+			t.Fatalf("%q: %v", answer, err)
+		}
+		if good && !bytes.Equal(c.rest, rest) {
+			t.Errorf("%q: left %q", answer, c.rest)
+		}
+	})
+}
+
+// answers is a connection that says one thing, whatever it is asked.
+type answers struct {
+	net.Conn
+	rest []byte
+}
+
+func (a *answers) Write(p []byte) (int, error) { return len(p), nil }
+func (a *answers) Close() error                { return nil }
+func (a *answers) Read(p []byte) (int, error) {
+	if len(a.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil
+}

@@ -12,6 +12,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // registers the codec
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
 	"hpcc.dev/hpcc/internal/digest"
@@ -24,30 +27,30 @@ import (
 func (c *Client) Exec(ctx context.Context, job Job, blobs Blobs, sinks Sinks) (*Result, error) {
 	header := job.header()
 	if err := header.Check(); err != nil {
-		return nil, &RefusedError{err.Error()}
+		return nil, &RefusedError{err.Error(), err}
 	}
 	if err := header.Limits.Fill(); err != nil {
-		return nil, &RefusedError{err.Error()}
+		return nil, &RefusedError{err.Error(), err}
 	}
 	// Ends the stream, and so the job, however this returns.
 	call, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := c.rpc.Exec(call)
+	codec := newCodec()
+	stream, err := c.rpc.Exec(call, grpc.ForceCodecV2(codec))
 	if err != nil {
-		return nil, failed(ctx, err)
+		return nil, failed(ctx, err, codec)
 	}
-	// An error of Send is io.EOF: Recv tells why.
-	if err := stream.Send(&agentv1.ExecRequest{Kind: &agentv1.ExecRequest_Header{Header: header}}); err != nil && !errors.Is(err, io.EOF) {
-		return nil, failed(ctx, err)
+	// The agent's end of the stream is io.EOF here: Recv tells why.
+	if err := stream.Send(&agentv1.ExecRequest{Kind: &agentv1.ExecRequest_Header{Header: header}}); status.Code(err) == codes.ResourceExhausted {
+		return nil, &RefusedError{fmt.Sprintf("its description is longer than %d bytes", agentv1.MaxMessage), err}
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return nil, failed(ctx, err, codec)
 	}
 	r := newReceiver(&job, header, sinks)
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil, &GuestError{"the stream ended without a result"}
-			}
-			return nil, failed(ctx, err)
+			return nil, failed(ctx, err, codec)
 		}
 		if err := r.take(m); err != nil {
 			return nil, err
@@ -58,10 +61,13 @@ func (c *Client) Exec(ctx context.Context, job Job, blobs Blobs, sinks Sinks) (*
 				if errors.As(err, &source) && ctx.Err() == nil {
 					return nil, err
 				}
-				if _, why := stream.Recv(); errors.Is(err, io.EOF) && why != nil {
-					err = why
+				// The stream has ended; what it still holds is bounded.
+				for errors.Is(err, io.EOF) && codec.err == nil {
+					if _, why := stream.Recv(); why != nil {
+						return nil, failed(ctx, why, codec)
+					}
 				}
-				return nil, failed(ctx, err)
+				return nil, failed(ctx, err, codec)
 			}
 			r.result.Sent = Sent{Blobs: len(r.needed)}
 			for _, d := range r.needed {
@@ -111,19 +117,42 @@ func sendBlob(ctx context.Context, stream grpc.BidiStreamingClient[agentv1.ExecR
 	return nil
 }
 
-// failed says what an error of the stream means for the caller.
-func failed(ctx context.Context, err error) error {
+// failed says what an error of a call means for the caller. The agent gives its
+// own errors as the codes that agent.proto lists; others are this side's, about
+// what the guest sent, or tell that the connection has ended.
+func failed(ctx context.Context, err error, codec *codec) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if codec.err != nil {
+		return broken("a message that cannot be decoded: %s", clip(codec.err.Error()))
+	}
+	if errors.Is(err, io.EOF) {
+		return broken("the stream ended without a result")
+	}
 	switch s := status.Convert(err); s.Code() {
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
-		return &RefusedError{clip(s.Message())}
+		return &RefusedError{Reason: clip(s.Message())}
 	case codes.ResourceExhausted:
-		// Either side's: a message too long, or a job too large for the machine.
-		return &RefusedError{clip(s.Message())}
+		return broken("a message of more than %d bytes", agentv1.MaxMessage)
 	}
 	return &LostError{err}
+}
+
+// codec is protobuf's, and keeps the error of a message that the guest sent and
+// that is none: gRPC would give it the code of an agent that failed. It is of one
+// call.
+type codec struct {
+	encoding.CodecV2
+	err error
+}
+
+func newCodec() *codec { return &codec{CodecV2: encoding.GetCodecV2("proto")} }
+
+// Unmarshal is called by Recv, so never at once.
+func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
+	c.err = c.CodecV2.Unmarshal(data, v)
+	return c.err
 }
 
 // receiver takes the agent's messages one by one and refuses what a job cannot

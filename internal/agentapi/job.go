@@ -11,7 +11,8 @@ import (
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 )
 
-// Job is one command with all that it may read of the client's.
+// Job is one command with all that it may read of the client's. Its text must be
+// UTF-8, see ErrNotUTF8.
 type Job struct {
 	// Argv is the program, by absolute path or found in PATH of Env, and its
 	// arguments.
@@ -169,9 +170,18 @@ type Lookup struct {
 
 // RefusedError says that the agent did not take the job: the job is malformed,
 // or the image or the machine cannot serve it. Another try ends the same.
-type RefusedError struct{ Reason string }
+type RefusedError struct {
+	Reason string
+	err    error // what this side found wrong, if it did
+}
 
 func (e *RefusedError) Error() string { return "the agent refuses the job: " + e.Reason }
+func (e *RefusedError) Unwrap() error { return e.err }
+
+// ErrNotUTF8 is wrapped by a RefusedError if an argument, a variable, a name or a
+// link's target of the job is no UTF-8: Linux takes it, and the messages cannot
+// carry it. Such a job has to be run without a machine.
+var ErrNotUTF8 = agentv1.ErrNotUTF8
 
 // GuestError says that the guest broke the contract. Kill its machine.
 type GuestError struct{ Reason string }

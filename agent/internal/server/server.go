@@ -175,15 +175,14 @@ func (s *Server) Exec(g grpc.BidiStreamingServer[agentv1.ExecRequest, agentv1.Ex
 	return g.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Result{Result: result}})
 }
 
-// toStatus tells the host whether another try makes sense.
+// toStatus tells the host whether another try makes sense, by the codes that
+// agent.proto lists.
 func toStatus(err error) error {
 	var refused *job.RefusedError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return status.FromContextError(err).Err()
-	case errors.Is(err, unix.ENOSPC):
-		return status.Error(codes.ResourceExhausted, err.Error())
-	case errors.As(err, &refused):
+	case errors.As(err, &refused), errors.Is(err, unix.ENOSPC):
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	if _, ok := status.FromError(err); ok {
@@ -235,10 +234,8 @@ func (e *stream) receive(header *agentv1.ExecHeader) error {
 
 func (e *stream) receiveBlob(k blob.Key) error {
 	w, err := e.store.Create(k)
-	if errors.Is(err, blob.ErrFull) {
-		return status.Error(codes.ResourceExhausted, err.Error())
-	} else if err != nil {
-		return status.Error(codes.Internal, err.Error())
+	if err != nil {
+		return blobStatus(err)
 	}
 	for w.Left() > 0 {
 		m, err := e.Recv()
@@ -268,8 +265,8 @@ func blobStatus(err error) error {
 		return nil
 	case errors.Is(err, blob.ErrMismatch):
 		return status.Error(codes.InvalidArgument, err.Error())
-	case errors.Is(err, unix.ENOSPC):
-		return status.Error(codes.ResourceExhausted, err.Error())
+	case errors.Is(err, blob.ErrFull), errors.Is(err, unix.ENOSPC):
+		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	return status.Error(codes.Internal, err.Error())
 }

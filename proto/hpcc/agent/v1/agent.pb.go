@@ -551,6 +551,8 @@ func (*ExecRequest_Header) isExecRequest_Kind() {}
 
 func (*ExecRequest_Blob) isExecRequest_Kind() {}
 
+// All text is UTF-8, as protobuf has it: a job with another name, argument or
+// variable cannot be described (ErrNotUTF8 of contract.go).
 type ExecHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The program, by absolute path or found in PATH of env, and its arguments.

@@ -44,6 +44,12 @@ type AgentServiceClient interface {
 	// inputs that it lacks, the host sends these, and then the job runs. A stream
 	// that ends, for whatever reason, ends the job and all its processes.
 	//
+	// A job that ran is a result, however it ended. A stream that ends otherwise
+	// has one of these codes: INVALID_ARGUMENT if the host broke this contract,
+	// FAILED_PRECONDITION if the job cannot be run in this machine (its program,
+	// its size), CANCELLED if the host ended it, INTERNAL if the agent failed.
+	// Others are gRPC's own: RESOURCE_EXHAUSTED is a message above MaxMessage.
+	//
 	// One stream for all of it: what belongs to a job then needs no name by which
 	// another call could reach it, and is gone with the stream.
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
@@ -104,6 +110,12 @@ type AgentServiceServer interface {
 	// Exec runs one job. The host sends a header, the agent answers with the
 	// inputs that it lacks, the host sends these, and then the job runs. A stream
 	// that ends, for whatever reason, ends the job and all its processes.
+	//
+	// A job that ran is a result, however it ended. A stream that ends otherwise
+	// has one of these codes: INVALID_ARGUMENT if the host broke this contract,
+	// FAILED_PRECONDITION if the job cannot be run in this machine (its program,
+	// its size), CANCELLED if the host ended it, INTERNAL if the agent failed.
+	// Others are gRPC's own: RESOURCE_EXHAUSTED is a message above MaxMessage.
 	//
 	// One stream for all of it: what belongs to a job then needs no name by which
 	// another call could reach it, and is gone with the stream.
