@@ -68,8 +68,9 @@ func (s stamp) proves(now int64) bool {
 
 // moment is when a compile began, on the clocks that count.
 type moment struct {
-	// files is the file systems' clock.
-	files int64
+	// files is the file systems' clock at its last tick, exact the same where
+	// it can be read to the nanosecond.
+	files, exact int64
 	// fine is the time of day. steady is a clock that nobody sets: where that
 	// has gone on further, the other was set back meanwhile, and files proves
 	// nothing.
@@ -81,7 +82,13 @@ type moment struct {
 
 func (t *fileTable) moment() moment {
 	m := moment{files: t.now()}
+	if t.exact != nil {
+		m.exact = t.exact()
+	}
 	m.fine, m.steady, _ = t.clocks()
+	if m.exact < m.files || m.exact > m.fine {
+		m.exact = m.files
+	}
 	return m
 }
 
@@ -109,16 +116,20 @@ func (t *fileTable) clocks() (fine, before, after int64) {
 // have replaced it by one that is not.
 func (t *fileTable) changedSince(m *moment, path string, s stamp) bool {
 	now, _, steady := t.clocks()
-	start, gone := m.files, steady-m.steady
+	gone := steady - m.steady
 	if gone-(now-m.fine) > tick+gone/1000 {
 		return true // the clock was set back
 	}
-	if t.looseTimes(path, s.dev) {
+	start := m.files
+	switch t.timingOf(path, s.dev) {
+	case byOthers:
 		bound, ok := m.loose[s.dev]
 		if !ok {
 			bound = start - looseSlack
 		}
 		return s.ctime >= bound || s.mtime >= bound
+	case byExact:
+		start = m.exact
 	}
 	within := func(at int64) bool {
 		if step(at) == coarseTick {
@@ -156,7 +167,7 @@ func (j *job) settle(ctx context.Context, id manifestID) {
 	newest := int64(0)
 	look := func(name string) {
 		var st unix.Stat_t
-		if unix.Stat(p.absolute(name), &st) == nil {
+		if abs := p.absolute(name); unix.Stat(abs, &st) == nil && !(files.exact != nil && files.timingOf(abs, st.Dev) == byExact) {
 			// Beyond the tick it is from the future, or another clock's.
 			if s := files.stamp(&st); s.ctime <= now+tick {
 				newest = max(newest, s.ctime)

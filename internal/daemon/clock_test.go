@@ -17,6 +17,7 @@ import (
 // ten milliseconds at a time, as kernels before 6.13 have it.
 func coarsen(t *fileTable) *fileTable {
 	const hz = int64(10 * time.Millisecond)
+	t.exact = nil
 	t.now = func() int64 { return time.Now().UnixNano() / hz * hz }
 	t.stamp = func(st *unix.Stat_t) stamp {
 		s := stampOf(st)
@@ -120,18 +121,22 @@ func TestTrustedOnceATickOld(t *testing.T) {
 
 func TestChangedSince(t *testing.T) {
 	const (
-		second = int64(time.Second)
-		start  = 1_000_000*second + 123_456_789
-		local  = 1
-		remote = 2
+		second  = int64(time.Second)
+		start   = 1_000_000*second + 123_456_789
+		local   = 1
+		remote  = 2
+		precise = 3
 	)
 	now := start + second/2
 	files := newFileTable()
 	files.now = func() int64 { return now - second/4 } // far behind
 	files.fine = func() int64 { return now }
-	files.loose.Store(uint64(local), false)
-	files.loose.Store(uint64(remote), true)
-	began := func() moment { return moment{files: start, fine: start, steady: steadyNow() - (now - start)} }
+	files.timing.Store(uint64(local), byTicks)
+	files.timing.Store(uint64(precise), byExact)
+	files.timing.Store(uint64(remote), byOthers)
+	began := func() moment {
+		return moment{files: start, exact: start + 2_000_000, fine: start, steady: steadyNow() - (now - start)}
+	}
 	for _, c := range []struct {
 		name         string
 		dev          uint64
@@ -147,6 +152,9 @@ func TestChangedSince(t *testing.T) {
 		{"after it", local, now, now, 0, true},
 		{"mtime from the future", local, start - second, start + 3600*second, 0, false},
 		{"changed while the clock was ahead", local, start + 3600*second, start + 3600*second, 0, false},
+		{"in the same tick, and before", precise, start + 1_999_999, start, 0, false},
+		{"in the same tick, and after", precise, start + 2_000_000, start, 0, true},
+		{"exact clock, whole seconds, just before", precise, start / second * second, start / second * second, 0, true},
 		{"whole seconds, just before", local, start / second * second, start / second * second, 0, true},
 		{"whole seconds, long before", local, start/second*second - 3*second, start/second*second - 3*second, 0, false},
 		{"another clock, just before", remote, start - second, start - second, 0, true},
@@ -168,6 +176,51 @@ func TestChangedSince(t *testing.T) {
 	now -= second
 	if !files.changedSince(&m, "/x", stamp{dev: local, ctime: start - 3600*second}) {
 		t.Error("times prove something though the clock was set back")
+	}
+}
+
+// TestExactNow: a file changed before a reading of the clock is older, one that
+// is changed after it is not.
+func TestExactNow(t *testing.T) {
+	now := exactNow()
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if multigrain := major > 6 || major == 6 && minor >= 13; multigrain != (now != nil) {
+		t.Fatalf("Linux %d.%d: exact is %v", major, minor, now != nil)
+	}
+	if now == nil {
+		return
+	}
+	for _, dir := range []string{t.TempDir(), "/dev/shm"} {
+		f, err := os.CreateTemp(dir, "clock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(f.Name())
+		defer f.Close()
+		changed := func() int64 {
+			if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+				t.Fatal(err)
+			}
+			var st unix.Stat_t
+			if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+				t.Fatal(err)
+			}
+			return st.Ctim.Nano()
+		}
+		for range 5000 {
+			before := changed()
+			at := now()
+			if after := changed(); before >= at || after < at {
+				t.Fatalf("%s: changes at %d and %d, the clock between them at %d", dir, before, after, at)
+			}
+		}
 	}
 }
 

@@ -57,12 +57,13 @@ type file struct {
 type fileTable struct {
 	mu    sync.RWMutex
 	files map[string]*file
-	// loose tells for each device whether its files' times are stamped by a
-	// clock that need not be this machine's.
-	loose sync.Map // uint64 -> bool
-	// now is the file systems' clock, fine the time of day, and stamp what file
-	// systems say of a file; tests put others here.
+	// timing tells for each device what stamps its files.
+	timing sync.Map // uint64 -> timing
+	// now is the file systems' clock, exact the same where it can be read to the
+	// nanosecond, else nil, fine the time of day, and stamp what file systems
+	// say of a file; tests put others here.
 	now   func() int64
+	exact func() int64
 	fine  func() int64
 	stamp func(*unix.Stat_t) stamp
 }
@@ -72,7 +73,7 @@ type fileTable struct {
 const maxFiles = 1 << 20
 
 func newFileTable() *fileTable {
-	return &fileTable{files: map[string]*file{}, now: coarseNow, fine: fineNow, stamp: stampOf}
+	return &fileTable{files: map[string]*file{}, now: coarseNow, exact: exactNow(), fine: fineNow, stamp: stampOf}
 }
 
 // at returns the record of an absolute path.
@@ -187,31 +188,4 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 		data = nil
 	}
 	return f.sum, before, data, nil
-}
-
-// looseTimes reports whether a file system's times cannot prove that content
-// is unchanged: on network and user-space file systems another machine's clock
-// or a cache of attributes stands between.
-func (t *fileTable) looseTimes(path string, dev uint64) bool {
-	if v, ok := t.loose.Load(dev); ok {
-		return v.(bool)
-	}
-	loose := LooseTimes(path)
-	t.loose.Store(dev, loose)
-	return loose
-}
-
-// LooseTimes reports whether the times of files on path's file system cannot
-// prove that content is unchanged, so that it is read at each look.
-func LooseTimes(path string) bool {
-	var sfs unix.Statfs_t
-	if unix.Statfs(path, &sfs) != nil {
-		return true
-	}
-	switch int64(sfs.Type) {
-	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
-		unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
-		return true
-	}
-	return false
 }
