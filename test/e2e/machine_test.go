@@ -48,6 +48,9 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	files["agent-initrd"] = own.Initrd
+	if files["probe"], err = lab.BuildProgram(ctx, "hpcc.dev/hpcc/test/lab/probe"); err != nil {
+		t.Fatal(err)
+	}
 	given := map[string]any{"BootArgs": kit.BootArgs}
 	files["image"] = filepath.Join(t.TempDir(), "image")
 	given["Rootfs"] = verityImage(t, files["image"], map[string]string{"file": "content\n"})

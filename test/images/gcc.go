@@ -39,8 +39,9 @@ whiteouts, hard links, replaced files
 
 // gccPackages are the smallest that compile C and C++, and a shell with tools
 // for tests to torment the machine with. Nothing is configured: no maintainer
-// script runs, and none is needed.
-const gccPackages = "gcc,g++,libc6-dev,dash,coreutils,busybox-static"
+// script runs, and none is needed. strace judges what is recorded of jobs; they
+// themselves may not trace.
+const gccPackages = "gcc,g++,libc6-dev,dash,coreutils,busybox-static,strace"
 
 // sourceDate is the latest time in the image, so that it only depends on
 // Debian's packages.

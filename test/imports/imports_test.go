@@ -54,7 +54,8 @@ const graph = `
 	internal/agentapi:    internal/digest proto/hpcc/agent/v1
 	internal/vm:          internal/agentapi
 	test/strace:
-	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm test/strace
+	test/lab/search:
+	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm test/lab/search test/strace
 
 	# What is root. The worker's half of the talk with it is as lean.
 	internal/jail:
@@ -73,7 +74,8 @@ const graph = `
 	test/lab/wire:
 	test/lab/init:        test/lab/wire
 	test/lab/guestinit:
-	test/lab/puppet:      proto/hpcc/agent/v1
+	test/lab/probe:       test/lab/search
+	test/lab/puppet:      proto/hpcc/agent/v1 test/lab/search
 	test/lab:             guest internal/atomicfile test/lab/wire
 	test/lab/run:         test/lab
 	test/lab/demo/machine: internal/agentapi internal/digest internal/rootfs internal/vm internal/vm/firecracker

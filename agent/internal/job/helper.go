@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,9 +72,10 @@ type exited struct {
 func Helper() {
 	// The filter belongs to a thread, and so do the privileges that it drops.
 	runtime.LockOSThread()
-	unix.CloseOnExec(fdControl)
-	unix.CloseOnExec(fdStdout)
-	unix.CloseOnExec(fdStderr)
+	// What the agent was born with, should there be anything, is not the job's.
+	if err := unix.CloseRange(fdControl, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		os.Exit(1)
+	}
 	control := os.NewFile(fdControl, "control")
 	in, out := json.NewDecoder(control), json.NewEncoder(control)
 	fail := func(err error) {

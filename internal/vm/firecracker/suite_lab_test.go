@@ -27,14 +27,19 @@ func withAgent(t *testing.T) (*Runtime, vm.Rootfs) {
 	r := *newRuntime(t)
 	r.Initrd = "/data/agent-initrd"
 	r.InitrdDigest = fileDigest(t, r.Initrd)
-	root := input(t).GCC
-	own := filepath.Join(workDir, strings.ReplaceAll(t.Name(), "/", "-")+".img")
-	if err := Clone(own, root.Path); err != nil {
+	return &r, own(t, "gcc", input(t).GCC)
+}
+
+// own is a copy of an image that is the worker's.
+func own(t *testing.T, name string, root vm.Rootfs) vm.Rootfs {
+	t.Helper()
+	path := filepath.Join(workDir, strings.ReplaceAll(t.Name(), "/", "-")+"-"+name+".img")
+	if err := Clone(path, root.Path); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.Remove(own) })
-	root.Path = own
-	return &r, root
+	t.Cleanup(func() { os.Remove(path) })
+	root.Path = path
+	return root
 }
 
 // reference compiles with the image's own compiler, in a chroot of this host.
@@ -102,6 +107,7 @@ func TestSuite(t *testing.T) {
 	r, root := withAgent(t)
 	vmtest.Run(t, vmtest.Config{
 		Runtime: r, Rootfs: root, Reference: reference, Slow: 10,
+		Probe: "/data/probe", Empty: own(t, "empty", input(t).Rootfs),
 		NothingLeft: func(t *testing.T) { nothingLeft(t) },
 	})
 }

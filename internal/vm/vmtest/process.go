@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -101,6 +102,13 @@ func (p *Process) start(ctx context.Context, spec vm.Spec, dir string) (*process
 	m.cmd = exec.Command(p.Agent, "-listen", socket, "-image", spec.Rootfs.Path, "-state", state, "-store", fmt.Sprint(store))
 	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Whatever an agent is born with, its jobs are not.
+	outside, err := os.Open("/")
+	if err != nil {
+		return nil, err
+	}
+	defer outside.Close()
+	m.cmd.ExtraFiles = slices.Repeat([]*os.File{outside}, 8)
 	if err := m.cmd.Start(); err != nil {
 		return nil, err
 	}

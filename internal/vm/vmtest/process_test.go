@@ -19,12 +19,18 @@ func buildAgent(t *testing.T) string {
 	if os.Getuid() != 0 {
 		t.Fatal("the agent makes mounts and namespaces: run the tests as root")
 	}
-	program := filepath.Join(t.TempDir(), "hpcc-agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./cmd/hpcc-agent")
-	cmd.Dir = "../../../agent"
+	return build(t, "../../../agent", "./cmd/hpcc-agent")
+}
+
+// build builds a static program of a module at dir.
+func build(t *testing.T, dir, pkg string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, pkg)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building the agent: %v\n%s", err, out)
+		t.Fatalf("building %s: %v\n%s", pkg, err, out)
 	}
 	return program
 }
@@ -132,6 +138,8 @@ func TestProcess(t *testing.T) {
 	Run(t, Config{
 		Runtime: &Process{Agent: agent, Dir: dir}, Rootfs: vm.Rootfs{Path: "/"},
 		Reference:   reference,
+		Probe:       build(t, "../../..", "./test/lab/probe"),
+		Empty:       vm.Rootfs{Path: t.TempDir()},
 		NothingLeft: func(t *testing.T) { nothingLeft(t, agent, dir) },
 	})
 }

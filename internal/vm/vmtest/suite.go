@@ -26,6 +26,10 @@ type Config struct {
 	// runs argv in a directory that holds the files, which jobs see at Root, and
 	// returns the bytes of output.
 	Reference func(t *testing.T, files map[string]string, argv []string, output string) []byte
+	// Probe is test/lab/probe as a static program, Empty a root with next to
+	// nothing in it, of which all can be searched.
+	Probe string
+	Empty vm.Rootfs
 	// NothingLeft fails the test if anything of a machine is left on the host.
 	NothingLeft func(t *testing.T)
 	// Slow multiplies time limits: software emulation is 20 times slower.
@@ -100,12 +104,14 @@ type suite struct {
 	n int
 }
 
-func (s *suite) start(t *testing.T) vm.Machine {
+func (s *suite) start(t *testing.T) vm.Machine { t.Helper(); return s.startWith(t, s.Rootfs) }
+
+func (s *suite) startWith(t *testing.T, root vm.Rootfs) vm.Machine {
 	t.Helper()
 	s.n++
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(s.Slow)*time.Minute)
 	defer cancel()
-	m, err := s.Runtime.Start(ctx, vm.Spec{ID: fmt.Sprintf("m%d", s.n), Tenant: "tenant", Rootfs: s.Rootfs, VCPUs: 1, MemoryMiB: 1024})
+	m, err := s.Runtime.Start(ctx, vm.Spec{ID: fmt.Sprintf("m%d", s.n), Tenant: "tenant", Rootfs: root, VCPUs: 1, MemoryMiB: 1024})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +128,8 @@ func Run(t *testing.T, c Config) {
 	t.Run("compile", func(t *testing.T) { s.compile(t, m) })
 	t.Run("inputs", func(t *testing.T) { s.inputs(t, m) })
 	t.Run("lookups", func(t *testing.T) { s.lookups(t, m) })
-	t.Run("confined", func(t *testing.T) { s.confined(t, m) })
+	t.Run("reach", func(t *testing.T) { s.reach(t, m) })
+	t.Run("session", s.session)
 	t.Run("cancel", func(t *testing.T) { s.cancel(t, m) })
 	t.Run("limits", func(t *testing.T) { s.limits(t, m) })
 	t.Run("refused", func(t *testing.T) { s.refused(t, m) })
@@ -293,70 +300,6 @@ func (s *suite) lookups(t *testing.T, m vm.Machine) {
 	} {
 		if got[Root+"/"+name] != want {
 			t.Errorf("%s: %v, want %v", name, got[Root+"/"+name], want)
-		}
-	}
-}
-
-// probe is compiled and run in the machine: what a job must not be able to do.
-const probe = `#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#define TRY(x) do { errno = 0; long r = (x); printf("%s: %s\n", #x, r < 0 ? strerrorname_np(errno) : "possible"); } while (0)
-int main(void) {
-	TRY(socket(40, SOCK_STREAM, 0));
-	TRY(socket(AF_INET, SOCK_STREAM, 0));
-	TRY(socket(AF_INET6, SOCK_DGRAM, 0));
-	TRY(socket(AF_PACKET, SOCK_RAW, 0));
-	TRY(socket(AF_NETLINK, SOCK_RAW, 0));
-	TRY(mount("none", "/tmp", "tmpfs", 0, 0));
-	TRY(unshare(CLONE_NEWUSER));
-	TRY(syscall(SYS_bpf, 0, 0, 0));
-	TRY(syscall(SYS_keyctl, 0, 0, 0));
-	TRY(syscall(SYS_io_uring_setup, 1, 0));
-	TRY(syscall(SYS_openat2, -100, "/", 0, 0));
-	TRY(syscall(SYS_clone3, 0, 0));
-	TRY(syscall(SYS_getpid | 0x40000000));
-	TRY(syscall(SYS_clone, CLONE_NEWNET | 17, 0, 0, 0, 0));
-	TRY(ptrace(PTRACE_ATTACH, 1, 0, 0));
-	TRY(prctl(PR_SET_SECCOMP, 2, 0));
-	TRY(setuid(0));
-	TRY(chroot("/"));
-	TRY(open("/usr/bin/new", O_CREAT | O_WRONLY, 0644));
-	TRY(open("/dev/kmsg", O_RDONLY));
-	TRY(kill(1, 0));
-	TRY(prctl(PR_GET_NO_NEW_PRIVS) - 1);
-	return 0;
-}
-`
-
-func (s *suite) confined(t *testing.T, m vm.Machine) {
-	job, blobs := NewJob(map[string]string{"probe.c": probe}, "/bin/sh", "-c",
-		`gcc -w probe.c -o probe && ./probe
-		while read -r line; do case $line in CapEff:*|CapBnd:*|NoNewPrivs:*|Seccomp:*) echo "$line";; esac; done </proc/self/status; ls /dev`)
-	r := Exec(t, m, job, blobs)
-	out := r.Stdout.String()
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, "possible") && !strings.HasPrefix(line, "prctl(PR_GET_NO_NEW_PRIVS)") {
-			t.Errorf("possible: %s", line)
-		}
-	}
-	for _, want := range []string{
-		"socket(40, SOCK_STREAM, 0): EAFNOSUPPORT", "socket(AF_INET, SOCK_STREAM, 0): EAFNOSUPPORT",
-		"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2",
-		"fd\nfull\nnull\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
-	} {
-		if !strings.Contains(out, want) {
-			t.Errorf("no %q in\n%s\n%s", want, out, r.Stderr.String())
 		}
 	}
 }
