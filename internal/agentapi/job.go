@@ -57,11 +57,13 @@ type Input struct {
 }
 
 // Limits bound a job; zeros are the agent's defaults, which stand with the
-// maxima in package agentv1.
+// maxima in package agentv1. A job that passes one is ended, and Result.Limit
+// tells, whichever of its processes it was: a child's failure that its parent
+// swallowed is none of a limit.
 type Limits struct {
-	MemoryBytes int64
-	Processes   int
-	FileBytes   int64 // of one file
+	MemoryBytes int64 // of all processes and files
+	Processes   int   // at a time, threads included
+	FileBytes   int64 // of one output
 	DiskBytes   int64 // of all files, inputs included
 	StdioBytes  int64 // stdout and stderr together
 	Time        time.Duration

@@ -112,6 +112,13 @@ func TestDeviceMapper(t *testing.T) {
 	RunTests(t, "hpcc.dev/hpcc/agent/internal/dm", Job{In: Software, Timeout: 5 * time.Minute})
 }
 
+// What limits a job by its control group: on this machine there may be none of
+// version 2, or none with controllers.
+func TestLimitsOfGroup(t *testing.T) {
+	leaveNothing(t)
+	RunTests(t, "hpcc.dev/hpcc/agent/internal/job", Job{In: Software, Args: []string{"-test.run", "Group"}, Timeout: 10 * time.Minute})
+}
+
 // TestSoftwareHost runs on every machine, whatever KVM it has.
 func TestSoftwareHost(t *testing.T) {
 	leaveNothing(t)

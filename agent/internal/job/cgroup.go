@@ -61,22 +61,21 @@ func (c *cgroup) write(file, value string) error {
 	return nil
 }
 
-// event reads a counter of a flat keyed file, 0 if it is not there.
-func (c *cgroup) event(file, key string) int {
+// event reads a counter of a flat keyed file. A nil group has counted nothing.
+func (c *cgroup) event(file, key string) (int, error) {
 	if c == nil {
-		return 0
+		return 0, nil
 	}
 	b, err := os.ReadFile(filepath.Join(c.dir, file))
 	if err != nil {
-		return 0
+		return 0, fmt.Errorf("cgroup: %w", err)
 	}
 	for line := range strings.Lines(string(b)) {
 		if value, ok := strings.CutPrefix(line, key+" "); ok {
-			n, _ := strconv.Atoi(strings.TrimSpace(value))
-			return n
+			return strconv.Atoi(strings.TrimSpace(value))
 		}
 	}
-	return 0
+	return 0, fmt.Errorf("cgroup: %s has no %s", file, key)
 }
 
 // remove removes the group. Its processes are gone, but the kernel may still

@@ -29,10 +29,10 @@ const (
 
 // setup is the agent's first message: what the job's world is made of.
 type setup struct {
-	Lower     string // the image's root
-	Stage     string // an empty directory to mount on
-	DiskBytes uint64
-	Hostname  string
+	Lower        string // the image's root
+	Stage        string // an empty directory to mount on
+	Size, Inodes uint64 // of the job's file system
+	Hostname     string
 }
 
 // start is the second, once the inputs are there.
@@ -40,11 +40,9 @@ type start struct {
 	Argv, Env []string
 	Cwd       string
 	UID       int
-	FileBytes uint64
-	Processes uint64
-	// AddressSpace bounds each process where no cgroup bounds the job; 0 is no
-	// bound.
-	AddressSpace uint64
+	// Where no cgroup bounds the job: its processes, and the memory of each of
+	// them. That a program ran into these nobody is told.
+	Processes, AddressSpace uint64
 }
 
 // report is what the helper says: after the setup (empty), with the listener of
@@ -130,8 +128,7 @@ func (s *setup) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
-	// Inodes cost memory that size= does not count: half a kilobyte and more.
-	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=0755", s.DiskBytes, inodes)
+	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=0755", s.Size, s.Inodes)
 	if err := unix.Mount("job", s.Stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("file system of the job: %w", err)
 	}
@@ -162,9 +159,6 @@ func (s *setup) enter() error {
 	}
 	return furnish()
 }
-
-// inodes bounds the files of a job: twice the inputs that a header may have.
-const inodes = 120_000
 
 // furnish makes what programs expect of a root. The image may have links at
 // these names: they lead nowhere but into the job's own root.
@@ -221,13 +215,15 @@ func (j *start) run(recorded func(listener int)) (pid int, err error) {
 	}
 	defer null.Close()
 	limits := map[int]uint64{
-		unix.RLIMIT_FSIZE: j.FileBytes, unix.RLIMIT_NPROC: j.Processes, unix.RLIMIT_CORE: 0,
+		// None of the size of a file: the signal would end a compiler's child, and
+		// the compiler would exit with 1.
+		unix.RLIMIT_FSIZE: unix.RLIM_INFINITY, unix.RLIMIT_CORE: 0,
+		// The first process of a machine has one from the machine's memory.
+		unix.RLIMIT_NPROC:  j.Processes,
 		unix.RLIMIT_NOFILE: 1024, unix.RLIMIT_MEMLOCK: 1 << 20, unix.RLIMIT_MSGQUEUE: 0,
-	}
-	// The helper's own address space is larger than what a job may have, and its
-	// stack is not the job's: only children are bound by it.
-	if j.AddressSpace > 0 {
-		limits[unix.RLIMIT_DATA] = j.AddressSpace
+		// Not RLIMIT_AS: the helper's own address space is larger than what a job
+		// may have.
+		unix.RLIMIT_DATA: j.AddressSpace,
 	}
 	for resource, n := range limits {
 		// By way of package syscall, which else gives children the old number of

@@ -175,12 +175,14 @@ func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lo
 		return nil, nil, err
 	}
 	begin := time.Now()
-	defer j.watch(begin)()
+	stop := j.watch(begin)
 
 	var last report
 	err = j.in.Decode(&last)
 	wall := time.Since(begin)
 	readers.Wait()
+	// The job has ended: its outputs may take longer than it was given.
+	stop()
 	if j.err != nil {
 		// Before anything else: the stream is broken, and with it the job.
 		j.kill()
@@ -196,13 +198,14 @@ func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lo
 	case err == nil && last.Exited != nil:
 		j.exited(result, last.Exited)
 	}
-	j.countLimits(result)
-	if err == nil && last.Exited != nil && j.limit.Load() == 0 {
-		if err := j.outputs(result); err != nil {
-			j.kill()
-			<-recorded
-			return nil, nil, err
-		}
+	failed := j.countLimits()
+	if failed == nil && err == nil && last.Exited != nil && j.limit.Load() == 0 {
+		failed = j.outputs(result)
+	}
+	if failed != nil {
+		j.kill()
+		<-recorded
+		return nil, nil, failed
 	}
 	// The helper ends, and with it the last process that has the filter.
 	j.control.Close()
@@ -278,7 +281,12 @@ func (j *run) start() (stdout, stderr *os.File, err error) {
 // furnish has the helper make the job's root, and puts the inputs there.
 func (j *run) furnish() error {
 	l := j.header.GetLimits()
-	if err := j.out.Encode(setup{Lower: j.Image, Stage: j.Stage, DiskBytes: l.GetDiskBytes(), Hostname: agentv1.Hostname}); err != nil {
+	s := setup{Lower: j.Image, Stage: j.Stage, Size: endless, Inodes: endless >> 20, Hostname: agentv1.Hostname}
+	if j.group == nil {
+		// Nothing else would stop a job between two looks at its disk.
+		s.Size, s.Inodes = l.GetDiskBytes()+spare, 2*maxInodes
+	}
+	if err := j.out.Encode(s); err != nil {
 		return j.helperGone(err)
 	}
 	var ready report
@@ -295,7 +303,13 @@ func (j *run) furnish() error {
 	j.tree = &tree{root: root, uid: j.uid}
 	err = j.tree.makeRoots(j.header.GetRoots())
 	if err == nil {
+		err = j.fits()
+	}
+	if err == nil {
 		err = j.tree.materialise(j.header.GetRoots(), j.header.GetInputs(), j.Store)
+	}
+	if err == nil && j.overDisk() {
+		err = errNoRoom
 	}
 	if cwd := j.header.GetCwd(); err == nil {
 		if r := agentv1.RootOf(j.header.GetRoots(), cwd); r != "" {
@@ -309,10 +323,39 @@ func (j *run) furnish() error {
 	return nil
 }
 
+// endless is the size of a job's file system, and a million files less: what a
+// job may use of it is not what there is, see watch.
+const endless = 1 << 50
+
+// spare is what a job without a control group can write beyond its limit before
+// it is noticed.
+const spare = 1 << 30
+
+// maxInodes bounds the files of a job: twice the inputs that a header may have.
+// Each costs memory that is no block's: half a kilobyte and more.
+const maxInodes = 120_000
+
+// errNoRoom says that the inputs alone are more than the limit of the disk.
+var errNoRoom = errors.New("the inputs are more than the limit of the job's disk")
+
+// fits tells before they are written whether the inputs keep to the limit.
+func (j *run) fits() error {
+	const block = 4096
+	left := j.header.GetLimits().GetDiskBytes()
+	for _, in := range j.header.GetInputs() {
+		need := uint64(in.GetDigest().GetSize()+block-1) &^ (block - 1)
+		if need > left {
+			return errNoRoom
+		}
+		left -= need
+	}
+	return nil
+}
+
 // makeCwd makes the working directory if it is not there. It may lie behind one
 // of the inputs' links, where it has to be there.
 func (j *run) makeCwd(root, cwd string) error {
-	fd, err := openat2(j.tree.root, "."+cwd, asDir, unix.RESOLVE_IN_ROOT)
+	fd, err := openat2(j.tree.root, within(cwd), asDir, unix.RESOLVE_IN_ROOT)
 	if err == unix.ENOENT {
 		fd, err = j.tree.makeDirs(root, cwd)
 	}
@@ -331,10 +374,10 @@ func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error)
 	l := j.header.GetLimits()
 	s := start{
 		Argv: j.header.GetArgv(), Env: environ(j.header.GetEnv()), Cwd: j.header.GetCwd(), UID: j.uid,
-		FileBytes: l.GetFileBytes(), Processes: uint64(l.GetProcesses()),
+		Processes: unix.RLIM_INFINITY, AddressSpace: unix.RLIM_INFINITY,
 	}
 	if j.group == nil {
-		s.AddressSpace = l.GetMemoryBytes()
+		s.Processes, s.AddressSpace = uint64(l.GetProcesses()), l.GetMemoryBytes()
 	}
 	if err := j.out.Encode(s); err != nil {
 		return nil, j.helperGone(err)
@@ -395,36 +438,67 @@ func environ(env []string) []string {
 	return append(out, pinned...)
 }
 
-// watch looks after the job's time and disk.
+// look is the time between two looks at what a job uses.
+const look = 100 * time.Millisecond
+
+// watch ends the job at its limits.
+//
+// No limit is only an error that a program of the job sees: its parent may print
+// that, or swallow it, and exit as for any other, and nobody could tell what the
+// job left from what it would have left. So the disk's limits are found by
+// looking. A job can use more for a moment, and has then worked as it would
+// without a limit; what bounds that moment is the control group's limit of
+// memory, which files count for as well. That one, and the number of processes,
+// the kernel enforces, and counts each process that it killed or refused.
 func (j *run) watch(begin time.Time) (stop func()) {
 	l := j.header.GetLimits()
-	timer := time.AfterFunc(time.Duration(l.GetTimeMillis())*time.Millisecond, func() {
+	timer := time.AfterFunc(time.Until(begin.Add(time.Duration(l.GetTimeMillis())*time.Millisecond)), func() {
 		j.hit(agentv1.ExecResult_LIMIT_TIME)
 		j.kill()
 	})
 	done := make(chan struct{})
-	go func() {
-		tick := time.NewTicker(100 * time.Millisecond)
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		tick := time.NewTicker(look)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				j.checkDisk()
+				// An error comes again at the end.
+				if _ = j.countLimits(); j.limit.Load() != 0 {
+					j.kill()
+					return
+				}
 			case <-done:
 				return
 			}
 		}
-	}()
-	return func() { timer.Stop(); close(done) }
+	})
+	return func() {
+		timer.Stop()
+		close(done)
+		looking.Wait()
+	}
 }
 
-// checkDisk sees a full file system. Programs remove what they could not write
-// to its end, so it has to be looked at while they run; one that fills it for
-// less than a tenth of a second fails with ENOSPC, and only that.
-func (j *run) checkDisk() {
-	if used, size := j.tree.disk(); size > 0 && size-used < 4096*16 {
-		j.hit(agentv1.ExecResult_LIMIT_DISK)
+// overDisk tells whether the job's file system holds more than it may.
+func (j *run) overDisk() bool {
+	bytes, files := j.tree.disk()
+	return bytes > j.header.GetLimits().GetDiskBytes() || files > maxInodes
+}
+
+// overFile tells whether an output is larger than it may be, or all together
+// are. Other files are bounded by the disk alone.
+func (j *run) overFile() bool {
+	total := uint64(0)
+	for _, p := range j.header.GetOutputs() {
+		size := j.tree.outputSize(p)
+		total += min(size, agentv1.MaxOutputBytes+1)
+		if size > j.header.GetLimits().GetFileBytes() || total > agentv1.MaxOutputBytes {
+			return true
+		}
 	}
+	return false
 }
 
 // read passes on what the job prints, up to the limit.
@@ -479,25 +553,38 @@ func setUsage(u *agentv1.Usage, user, system, maxRSS int64) {
 	u.UserMicros, u.SystemMicros, u.MaxRssBytes = user/1000, system/1000, maxRSS<<10
 }
 
-// countLimits finds limits that the kernel enforced on its own.
-func (j *run) countLimits(result *agentv1.ExecResult) {
-	if j.group.event("memory.events", "oom_kill") > 0 {
-		j.hit(agentv1.ExecResult_LIMIT_MEMORY)
+// countLimits notes the limits that the job has passed until now.
+func (j *run) countLimits() error {
+	for _, e := range []struct {
+		file, key string
+		limit     agentv1.ExecResult_Limit
+	}{
+		// Processes killed, even if it was for want of memory in all the machine;
+		// and calls that were about to fail, whoever was killed for it.
+		{"memory.events", "oom_kill", agentv1.ExecResult_LIMIT_MEMORY},
+		{"memory.events", "oom", agentv1.ExecResult_LIMIT_MEMORY},
+		{"pids.events", "max", agentv1.ExecResult_LIMIT_PROCESSES},
+	} {
+		n, err := j.group.event(e.file, e.key)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			j.hit(e.limit)
+		}
 	}
-	if j.group.event("pids.events", "max") > 0 {
-		j.hit(agentv1.ExecResult_LIMIT_PROCESSES)
-	}
-	// A shell says 128+signal of its child. A compiler driver whose child was
-	// ended so prints it and exits with 1, which nobody can tell from an error.
-	if result.Signal == int32(unix.SIGXFSZ) || result.ExitCode == 128+int32(unix.SIGXFSZ) {
+	if j.overFile() {
 		j.hit(agentv1.ExecResult_LIMIT_FILE)
 	}
-	j.checkDisk()
+	if j.overDisk() {
+		j.hit(agentv1.ExecResult_LIMIT_DISK)
+	}
+	return nil
 }
 
-// outputs sends the outputs that are there. All of the job's processes are dead.
+// outputs sends the outputs that are there. All of the job's processes are dead,
+// and no limit was passed.
 func (j *run) outputs(result *agentv1.ExecResult) error {
-	total := int64(0)
 	buf := make([]byte, agentv1.ChunkSize)
 	for i, p := range j.header.GetOutputs() {
 		f, st, err := j.tree.output(p)
@@ -506,11 +593,6 @@ func (j *run) outputs(result *agentv1.ExecResult) error {
 		}
 		if f == nil {
 			continue
-		}
-		if total += st.Size(); total > agentv1.MaxOutputBytes {
-			f.Close()
-			j.hit(agentv1.ExecResult_LIMIT_DISK)
-			return nil
 		}
 		h := sha256.New()
 		size := int64(0)

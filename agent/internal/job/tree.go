@@ -21,6 +21,7 @@ import (
 type tree struct {
 	root int // O_PATH
 	uid  int
+	dirs int // that were made
 }
 
 // openRoot opens the root directory of process pid.
@@ -36,6 +37,15 @@ func openat2(dir int, name string, flags uint64, resolve uint64) (int, error) {
 			return fd, err
 		}
 	}
+}
+
+// within is a clean absolute path as one below a root's descriptor, no longer
+// than it was.
+func within(p string) string {
+	if p == "/" {
+		return "."
+	}
+	return p[1:]
 }
 
 const (
@@ -114,7 +124,7 @@ func isEmpty(dir int) (bool, error) {
 // makeDirs makes directory p below root, and those on the way, and returns an
 // O_PATH descriptor of it.
 func (t *tree) makeDirs(root, p string) (int, error) {
-	dir, err := openat2(t.root, "."+root, asDir, beneath)
+	dir, err := openat2(t.root, within(root), asDir, beneath)
 	if err != nil {
 		return -1, err
 	}
@@ -123,6 +133,11 @@ func (t *tree) makeDirs(root, p string) (int, error) {
 	}
 	for name := range strings.SplitSeq(p[len(root)+1:], "/") {
 		if err := unix.Mkdirat(dir, name, 0o755); err == nil {
+			if t.dirs++; t.dirs > maxInodes {
+				// A header of some megabytes can name millions of them.
+				unix.Close(dir)
+				return -1, errNoRoom
+			}
 			err = unix.Fchownat(dir, name, t.uid, t.uid, unix.AT_SYMLINK_NOFOLLOW)
 			if err != nil {
 				unix.Close(dir)
@@ -199,7 +214,7 @@ func (t *tree) materialise(roots []string, inputs []*agentv1.Input, store *blob.
 }
 
 func (t *tree) finishDir(in *agentv1.Input) error {
-	fd, err := openat2(t.root, "."+in.GetPath(), unix.O_RDONLY|unix.O_DIRECTORY, beneath)
+	fd, err := openat2(t.root, within(in.GetPath()), unix.O_RDONLY|unix.O_DIRECTORY, beneath)
 	if err != nil {
 		return err
 	}
@@ -265,7 +280,7 @@ func keyOf(d *agentv1.Digest) blob.Key {
 // followed them when it wrote, inside its root. A file of the image's, which a
 // link might name, is no output.
 func (t *tree) output(p string) (*os.File, os.FileInfo, error) {
-	fd, err := openat2(t.root, "."+p, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := openat2(t.root, within(p), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ENXIO, unix.ENODEV:
@@ -287,12 +302,26 @@ func (t *tree) output(p string) (*os.File, os.FileInfo, error) {
 	return f, st, nil
 }
 
-// disk says how many bytes of the job's file system are used, and how many
-// there are.
-func (t *tree) disk() (used, size uint64) {
+// outputSize is the size of what output would open, 0 if it would open nothing.
+// The job may still run, so nothing is opened for it to notice: no pipe.
+func (t *tree) outputSize(p string) uint64 {
+	fd, err := openat2(t.root, within(p), unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != t.uid {
+		return 0
+	}
+	return uint64(st.Size)
+}
+
+// disk says how many bytes and files the job's file system holds.
+func (t *tree) disk() (bytes, files uint64) {
 	var st unix.Statfs_t
 	if unix.Fstatfs(t.root, &st) != nil {
 		return 0, 0
 	}
-	return (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Blocks * uint64(st.Bsize)
+	return (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree
 }

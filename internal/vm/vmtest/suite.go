@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -336,28 +335,35 @@ func (s *suite) usable(t *testing.T, m vm.Machine) {
 
 func (s *suite) limits(t *testing.T, m vm.Machine) {
 	second := time.Duration(s.Slow) * time.Second
+	// Where no cgroup counts the processes, the bomb burns until its time is up.
+	bomb := agentapi.LimitTime
+	if m.Info().Agent.Cgroup {
+		bomb = agentapi.LimitProcesses
+	}
 	forks := map[string]string{"bomb.c": "#include <unistd.h>\nint main(void) { for (;;) fork(); }\n"}
 	for _, c := range []struct {
 		name   string
 		files  map[string]string
 		script string
 		limits agentapi.Limits
-		want   []agentapi.Limit
+		want   agentapi.Limit
 	}{
-		{"time", nil, "sleep 1000", agentapi.Limits{Time: second}, []agentapi.Limit{agentapi.LimitTime}},
-		// Where no cgroup counts the processes, the bomb burns until its time is up.
-		{"fork bomb", forks, "gcc bomb.c -o bomb && ./bomb", agentapi.Limits{Time: 4 * second, Processes: 40},
-			[]agentapi.Limit{agentapi.LimitProcesses, agentapi.LimitTime}},
-		{"2 GB of output", nil, "exec head -c 2000000000 /dev/zero >out", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, []agentapi.Limit{agentapi.LimitFile}},
-		{"full disk", nil, "for i in 1 2 3 4 5 6 7 8 9; do head -c 8000000 /dev/zero >out$i; done; sleep 1", agentapi.Limits{DiskBytes: 32 << 20, Time: 60 * second}, []agentapi.Limit{agentapi.LimitDisk}},
-		{"2 GB printed", nil, "exec head -c 2000000000 /dev/zero", agentapi.Limits{StdioBytes: 1 << 20, Time: 60 * second}, []agentapi.Limit{agentapi.LimitStdio}},
+		{"time", nil, "sleep 1000", agentapi.Limits{Time: second}, agentapi.LimitTime},
+		{"fork bomb", forks, "gcc bomb.c -o bomb && ./bomb", agentapi.Limits{Time: 4 * second, Processes: 40}, bomb},
+		{"2 GB of output", nil, "exec head -c 2000000000 /dev/zero >out", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, agentapi.LimitFile},
+		// What a shell would swallow, and what a compiler driver would say exit 1 of.
+		{"2 GB by a child", nil, "head -c 2000000000 /dev/zero >out; exit 0", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, agentapi.LimitFile},
+		{"large object", map[string]string{"big.c": "char big[50 << 20] = {1};\n"}, "gcc -c big.c -o out; exit 0", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, agentapi.LimitFile},
+		{"sparse file", nil, "truncate -s 1G out", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, agentapi.LimitFile},
+		{"full disk", nil, "for i in 1 2 3 4 5 6 7 8 9; do head -c 8000000 /dev/zero >out$i; done; sleep 1", agentapi.Limits{DiskBytes: 32 << 20, Time: 60 * second}, agentapi.LimitDisk},
+		{"2 GB printed", nil, "exec head -c 2000000000 /dev/zero", agentapi.Limits{StdioBytes: 1 << 20, Time: 60 * second}, agentapi.LimitStdio},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			job, blobs := NewJob(c.files, "/bin/sh", "-c", c.script)
 			job.Limits = c.limits
 			job.Outputs = []string{Root + "/out"}
 			r := Exec(t, m, job, blobs)
-			if !slices.Contains(c.want, r.Limit) {
+			if r.Limit != c.want {
 				t.Errorf("limit %q, want %q: %+v\n%s", r.Limit, c.want, r.Result, r.Stderr.String())
 			}
 			if len(r.Outputs) > 0 {
@@ -369,12 +375,25 @@ func (s *suite) limits(t *testing.T, m vm.Machine) {
 			s.usable(t, m)
 		})
 	}
+	// A limit of the disk is either told, or no program has felt it.
+	job, blobs := Shell("head -c 48000000 /dev/zero >out && echo whole; rm out; exit 0")
+	job.Limits.DiskBytes = 32 << 20
+	if r := Exec(t, m, job, blobs); r.Limit != agentapi.LimitDisk && (r.Limit != "" || r.Stdout.String() != "whole\n") {
+		t.Errorf("a full disk for a moment: %+v\n%s%s", r.Result, r.Stdout.String(), r.Stderr.String())
+	}
 	if m.Info().Agent.Cgroup {
 		job, blobs := NewJob(map[string]string{"m.c": "#include <stdlib.h>\n#include <string.h>\nint main(void) { for (;;) memset(malloc(1 << 20), 1, 1 << 20); }\n"},
-			"/bin/sh", "-c", "gcc m.c -o m && ./m")
+			"/bin/sh", "-c", "gcc m.c -o m && ./m; exit 0")
 		job.Limits.MemoryBytes = 200 << 20
 		if r := Exec(t, m, job, blobs); r.Limit != agentapi.LimitMemory {
 			t.Errorf("memory: limit %q: %+v", r.Limit, r.Result)
+		}
+		s.usable(t, m)
+		// Refused for a moment, by a child, and swallowed.
+		job, blobs = Shell("(i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done) 2>/dev/null; kill -9 -1; exit 0")
+		job.Limits.Processes = 20
+		if r := Exec(t, m, job, blobs); r.Limit != agentapi.LimitProcesses {
+			t.Errorf("processes: limit %q: %+v", r.Limit, r.Result)
 		}
 		s.usable(t, m)
 	}

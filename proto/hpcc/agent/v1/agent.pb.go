@@ -194,10 +194,12 @@ const (
 	ExecResult_LIMIT_UNSPECIFIED ExecResult_Limit = 0 // none was hit
 	ExecResult_LIMIT_MEMORY      ExecResult_Limit = 1
 	ExecResult_LIMIT_PROCESSES   ExecResult_Limit = 2
-	ExecResult_LIMIT_FILE        ExecResult_Limit = 3
-	ExecResult_LIMIT_DISK        ExecResult_Limit = 4
-	ExecResult_LIMIT_STDIO       ExecResult_Limit = 5
-	ExecResult_LIMIT_TIME        ExecResult_Limit = 6
+	// An output, or all outputs together, which have MaxOutputBytes.
+	ExecResult_LIMIT_FILE ExecResult_Limit = 3
+	// Or too many files.
+	ExecResult_LIMIT_DISK  ExecResult_Limit = 4
+	ExecResult_LIMIT_STDIO ExecResult_Limit = 5
+	ExecResult_LIMIT_TIME  ExecResult_Limit = 6
 )
 
 // Enum value maps for ExecResult_Limit.
@@ -800,18 +802,25 @@ func (x *Input) GetTarget() string {
 	return ""
 }
 
+// What a job may use. One that uses more is ended, and its result says so: no
+// limit is merely an error that one program of the job is given, whose parent
+// could swallow it. The disk is looked at ten times a second and when the job has
+// ended: one that uses more in between has worked as without a limit.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0 means the agent's default; more than the maximum is refused.
+	//
+	// Of all processes and files together.
 	MemoryBytes uint64 `protobuf:"varint,1,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	Processes   uint32 `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`
-	// Of one file that the job writes.
+	// At a time, threads included.
+	Processes uint32 `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`
+	// Of one output. Other files have only the disk's limit.
 	FileBytes uint64 `protobuf:"varint,3,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
-	// Of all that the job writes to its file system, inputs included.
+	// Of all that lies on the job's file system, inputs included.
 	DiskBytes uint64 `protobuf:"varint,4,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	// Of stdout and stderr together.
 	StdioBytes uint64 `protobuf:"varint,5,opt,name=stdio_bytes,json=stdioBytes,proto3" json:"stdio_bytes,omitempty"`
-	// From the job's start, not the stream's.
+	// From the job's start, not the stream's, to its end.
 	TimeMillis    uint64 `protobuf:"varint,6,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1413,7 +1422,9 @@ type ExecResult struct {
 	ExitCode int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// The signal that ended the job's first process, or 0.
 	Signal int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
-	// A limit that was hit. What the job left is then not what it would have left.
+	// A limit that was hit, by whichever of the job's processes, the first if
+	// there were several. What the job left is then not what it would have left,
+	// and is not sent.
 	Limit ExecResult_Limit `protobuf:"varint,3,opt,name=limit,proto3,enum=hpcc.agent.v1.ExecResult_Limit" json:"limit,omitempty"`
 	Usage *Usage           `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The outputs that are there, in the order of ExecHeader.outputs.
