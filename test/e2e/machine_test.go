@@ -48,6 +48,11 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	files["agent-initrd"] = own.Initrd
+	files["beside-initrd"] = filepath.Join(t.TempDir(), "initrd")
+	if err := lab.Beside(files["beside-initrd"], own, init); err != nil {
+		t.Fatal(err)
+	}
+	files["units.json"] = realUnits(t)
 	if files["probe"], err = lab.BuildProgram(ctx, "hpcc.dev/hpcc/test/lab/probe"); err != nil {
 		t.Fatal(err)
 	}

@@ -295,6 +295,27 @@ func DistributionKit(ctx context.Context, init string) (*guest.Kit, error) {
 	return assemble(dir, k, init)
 }
 
+// Beside writes a kit's initramfs to path, and behind it one that adds the
+// program as /beside: the kernel unpacks both, one after the other. With
+// rdinit=/beside it is the first process; /init is the kit's still.
+func Beside(path string, kit *guest.Kit, program string) error {
+	initrd, err := os.ReadFile(kit.Initrd)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	var a guest.Archive
+	a.File("beside", 0o755, data)
+	both := bytes.NewBuffer(initrd)
+	if err := a.Write(both); err != nil {
+		return err
+	}
+	return os.WriteFile(path, both.Bytes(), 0o644)
+}
+
 // Guest returns hpcc's test /init, which says what it finds in the guest on
 // the console, in marked lines, and ends the guest: see test/lab/guestinit.
 func Guest(ctx context.Context) (string, error) {

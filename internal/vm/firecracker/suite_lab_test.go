@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,27 +165,6 @@ func TestFigures(t *testing.T) {
 	job, blobs := vmtest.NewJob(nil, "/bin/true")
 	vmtest.Exec(t, m, job, blobs)
 	t.Logf("figure: boot to the end of the first Exec: %.2f s", time.Since(began).Seconds())
-	files := map[string]string{"a.c": "#include <stdio.h>\n#include <stdlib.h>\nint main(void) { puts(\"x\"); return EXIT_SUCCESS; }\n"}
-	job, blobs = vmtest.NewJob(files, "/bin/sh", "-c", `gcc -O2 -c a.c; for i in 1 2 3 4 5; do a=$(date +%s%N); gcc -O2 -c a.c; b=$(date +%s%N); echo $(( (b - a) / 1000 )); done`)
-	var plain []time.Duration
-	for _, line := range strings.Fields(func() string { r := vmtest.Exec(t, m, job, blobs); return r.Stdout.String() }()) {
-		var us int64
-		fmt.Sscan(line, &us)
-		plain = append(plain, time.Duration(us)*time.Microsecond)
-	}
-	job, blobs = vmtest.NewJob(files, "gcc", "-O2", "-c", "a.c")
-	var exec []time.Duration
-	for range 5 {
-		at := time.Now()
-		vmtest.Exec(t, m, job, blobs)
-		exec = append(exec, time.Since(at))
-	}
-	if len(plain) != 5 {
-		t.Fatalf("plain: %v", plain)
-	}
-	p, e := slices.Min(plain), slices.Min(exec)
-	t.Logf("figure: gcc -O2 -c of a small unit: plain in the guest %v, by Exec %v, ratio %.2f", p, e, float64(e)/float64(p))
-
 	big := make([]byte, 20<<20)
 	for i := range big {
 		big[i] = byte(i * i >> 7)

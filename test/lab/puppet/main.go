@@ -3,30 +3,47 @@
 // Puppet is an /init for tests of machines: it speaks the agent's protocol, and
 // does what a taken-over guest could do when told so by the first argument of a
 // job. Nothing of it isolates anything.
+//
+// As /beside it lives beside the agent instead: it starts itself once more, in
+// the mounts that the machine had at its birth, and then becomes /init, which is
+// hpcc-agent as it is shipped. It answers at the port after the agent's, and is
+// what nothing in a machine is: root, without limits, next to the agent. Jobs
+// with project roots it runs as the agent does, but plainly.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
+	"hpcc.dev/hpcc/test/lab/search"
 )
 
 func main() {
+	port := uint32(agentv1.Port)
+	switch os.Args[0] {
+	case "/beside":
+		fmt.Fprintln(os.Stdout, "puppet:", becomeInit())
+		reboot()
+	case "puppet":
+		port++
+	}
 	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}} {
 		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
 			fmt.Fprintln(os.Stdout, "puppet: mount", m.at, err)
 		}
 	}
-	l, err := listen(agentv1.Port)
+	l, err := listen(port)
 	if err != nil {
 		fmt.Fprintln(os.Stdout, "puppet: listen:", err)
 		reboot()
@@ -38,6 +55,23 @@ func main() {
 	reboot()
 }
 
+// becomeInit returns only an error.
+func becomeInit() error {
+	// Both mount on these, and neither minds that they are there.
+	for _, dir := range []string{"/proc", "/sys", "/dev", "/tmp"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	_, err := os.StartProcess("/beside", []string{"puppet"}, &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS},
+	})
+	if err != nil {
+		return err
+	}
+	return unix.Exec("/init", []string{"/init"}, os.Environ())
+}
+
 func reboot() {
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
@@ -46,7 +80,8 @@ func reboot() {
 
 type puppet struct {
 	agentv1.UnimplementedAgentServiceServer
-	deaf bool // to Shutdown
+	deaf  bool // to Shutdown
+	plain plainJobs
 }
 
 func (*puppet) Hello(context.Context, *agentv1.HelloRequest) (*agentv1.HelloResponse, error) {
@@ -71,6 +106,9 @@ func (p *puppet) Exec(stream agentv1.AgentService_ExecServer) error {
 	if err != nil {
 		return err
 	}
+	if len(m.GetHeader().GetRoots()) > 0 {
+		return p.plain.run(stream, m.GetHeader())
+	}
 	if err := stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Needed{Needed: &agentv1.Needed{}}}); err != nil {
 		return err
 	}
@@ -78,15 +116,21 @@ func (p *puppet) Exec(stream agentv1.AgentService_ExecServer) error {
 	if err != nil {
 		text = "error: " + err.Error()
 	}
-	for text != "" {
+	if err := print(stream, agentv1.Stdio_STREAM_STDOUT, []byte(text)); err != nil {
+		return err
+	}
+	return stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Result{Result: &agentv1.ExecResult{}}})
+}
+
+func print(stream agentv1.AgentService_ExecServer, to agentv1.Stdio_Stream, text []byte) error {
+	for len(text) > 0 {
 		n := min(len(text), agentv1.ChunkSize)
-		if err := stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Stdio{Stdio: &agentv1.Stdio{
-			Stream: agentv1.Stdio_STREAM_STDOUT, Data: []byte(text[:n])}}}); err != nil {
+		if err := stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Stdio{Stdio: &agentv1.Stdio{Stream: to, Data: text[:n]}}}); err != nil {
 			return err
 		}
 		text = text[n:]
 	}
-	return stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Result{Result: &agentv1.ExecResult{}}})
+	return nil
 }
 
 func (p *puppet) do(ctx context.Context, argv []string) (string, error) {
@@ -157,17 +201,44 @@ func (p *puppet) do(ctx context.Context, argv []string) (string, error) {
 	case "run":
 		out, err := exec.CommandContext(ctx, argv[1], argv[2:]...).CombinedOutput()
 		return string(out), err
-	case "dial": // the host
-		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	case "search": // all that root of the machine can see
+		s, err := search.New(argv[1])
 		if err != nil {
 			return "", err
 		}
-		defer unix.Close(fd)
-		return "connected", unix.Connect(fd, &unix.SockaddrVM{CID: 2, Port: 1})
+		s.Tree("/")
+		s.Processes()
+		text, err := json.Marshal(map[string]any{"Found": s.Found, "Summary": s.String(), "Names": s.Names, "Files": s.Files, "Bytes": s.Bytes, "Memory": s.Memory})
+		return string(text), err
+	case "vsock": // a port, by every address
+		var port uint32
+		if _, err := fmt.Sscan(argv[1], &port); err != nil {
+			return "", err
+		}
+		text := ""
+		for _, cid := range []uint32{unix.VMADDR_CID_HYPERVISOR, unix.VMADDR_CID_LOCAL, unix.VMADDR_CID_HOST, 3, 4, 5, unix.VMADDR_CID_ANY} {
+			result := "connected"
+			if err := connect(cid, port); err != nil {
+				result = err.Error()
+			}
+			text += fmt.Sprintf("%d: %s\n", int32(cid), result)
+		}
+		return text, nil
+	case "dial": // the host
+		return "connected", connect(unix.VMADDR_CID_HOST, 1)
 	default:
 		return "", fmt.Errorf("no such trick: %q", argv[0])
 	}
 	return "", nil
+}
+
+func connect(cid, port uint32) error {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, &unix.SockaddrVM{CID: cid, Port: port})
 }
 
 // listener takes vsock connections; net's own do not know the family.
