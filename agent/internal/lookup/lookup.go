@@ -74,7 +74,7 @@ const maxFixed = 50_000
 // open as root, an O_PATH descriptor, for as long as the recorder is used.
 func NewRecorder(root int, roots []string, uid uint32, limits Limits) *Recorder {
 	return &Recorder{
-		root: root, roots: roots, uid: uid, limits: limits, process: procfs{},
+		root: root, roots: roots, uid: uid, limits: limits, process: &procfs{},
 		seen: map[string]bool{}, fixed: map[string]entry{},
 	}
 }
@@ -243,37 +243,37 @@ type process interface {
 	self(tid uint32, name string) string
 }
 
-type procfs struct{}
+// procfs asks the kernel. One recorder uses it, from one goroutine.
+type procfs struct{ buf [unix.PathMax]byte }
 
-func (procfs) path(tid uint32, address uint64) string {
+// path is called for every call that stops, so it costs one call itself, and no
+// memory but the path's. Like the kernel, and unlike /proc/PID/mem, it reads
+// nothing that the thread cannot read.
+func (p *procfs) path(tid uint32, address uint64) string {
 	if address == 0 {
 		return ""
 	}
-	f, err := os.Open("/proc/" + strconv.Itoa(int(tid)) + "/mem")
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	buf := make([]byte, unix.PathMax)
 	// Most paths are short, and the page behind may not be there.
-	for got, want := 0, 256; got < len(buf); want = len(buf) {
-		end := min(want, len(buf))
+	for got, want := 0, 256; got < len(p.buf); want = len(p.buf) {
+		end := min(want, len(p.buf))
 		if page := 4096 - int((address+uint64(got))%4096); got+page < end {
 			end = got + page
 		}
-		n, err := f.ReadAt(buf[got:end], int64(address)+int64(got))
-		if i := bytes.IndexByte(buf[got:got+n], 0); i >= 0 {
-			return string(buf[:got+i])
-		}
-		if err != nil || n == 0 {
+		local := unix.Iovec{Base: &p.buf[got]}
+		local.SetLen(end - got)
+		n, err := unix.ProcessVMReadv(int(tid), []unix.Iovec{local}, []unix.RemoteIovec{{Base: uintptr(address) + uintptr(got), Len: end - got}}, 0)
+		if err != nil || n <= 0 {
 			return ""
+		}
+		if i := bytes.IndexByte(p.buf[got:got+n], 0); i >= 0 {
+			return string(p.buf[:got+i])
 		}
 		got += n
 	}
 	return ""
 }
 
-func (procfs) dir(tid uint32, fd int32) string {
+func (*procfs) dir(tid uint32, fd int32) string {
 	link := "/proc/" + strconv.Itoa(int(tid)) + "/cwd"
 	if fd != unix.AT_FDCWD {
 		link = "/proc/" + strconv.Itoa(int(tid)) + "/fd/" + strconv.Itoa(int(fd))
@@ -285,7 +285,7 @@ func (procfs) dir(tid uint32, fd int32) string {
 	return p
 }
 
-func (procfs) self(tid uint32, name string) string {
+func (*procfs) self(tid uint32, name string) string {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(int(tid)) + "/status")
 	if err != nil {
 		return "/proc/" + name

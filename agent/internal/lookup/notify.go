@@ -25,11 +25,10 @@ type notifResp struct {
 }
 
 // Requests of ioctl(2): _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1,
-// struct seccomp_notif_resp), _IOW('!', 2, __u64), _IOW('!', 4, __u64).
+// struct seccomp_notif_resp), _IOW('!', 4, __u64).
 const (
 	notifRecv    = 0xc0502100
 	notifSend    = 0xc0182101
-	notifIDValid = 0x40082102
 	notifFlags   = 0x40082104
 	syncWakeUp   = 1 // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 	continueFlag = 1 // SECCOMP_USER_NOTIF_FLAG_CONTINUE
@@ -81,17 +80,16 @@ func (r *Recorder) Record(listener int) error {
 		}
 		count, before, cut := len(r.all), r.bytes, r.truncated
 		r.call(n.pid, uint32(n.nr), n.args)
-		// If the thread has died its number may have named another by now: what
-		// was read is not of this job, and the call does not happen.
-		id := n.id
-		if err := ioctl(listener, notifIDValid, unsafe.Pointer(&id)); err != nil {
+		err := ioctl(listener, notifSend, unsafe.Pointer(&notifResp{id: n.id, flags: continueFlag}))
+		if err == unix.ENOENT {
+			// The thread has died, and its number may have named another by then:
+			// what was read is not of this job, and the call does not happen. An
+			// answer that was taken says that it lived until now.
 			for _, l := range r.all[count:] {
 				delete(r.seen, l.Path)
 			}
 			r.all, r.bytes, r.truncated = r.all[:count], before, cut
-			continue
-		}
-		if err := ioctl(listener, notifSend, unsafe.Pointer(&notifResp{id: n.id, flags: continueFlag})); err != nil && err != unix.ENOENT {
+		} else if err != nil {
 			return err
 		}
 	}
