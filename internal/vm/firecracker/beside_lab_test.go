@@ -64,11 +64,21 @@ func startBeside(t *testing.T, id string, root vm.Rootfs, memory int) (vm.Machin
 	return m, &beside{m, puppet}
 }
 
-// What the agent records is what strace sees in the same machine. strace runs
-// outside of the agent's jobs, which may not trace: the same image, the same
-// files at the same names, the same kernel, and nothing of hpcc's around the
-// compiler.
-func TestLookupsEqualStrace(t *testing.T) {
+// Jobs, and the same commands plainly in the same machine: of the same image,
+// on the same files at the same names, with nothing of hpcc's around them.
+func TestPlainCommands(t *testing.T) {
+	m, guest := startBeside(t, "plain", own(t, "gcc", input(t).GCC), 1024)
+	t.Run("lookups equal strace", func(t *testing.T) { lookups(t, m, guest) })
+	t.Run("overhead", func(t *testing.T) { overhead(t, m, guest) })
+	if err := m.Kill(); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t)
+}
+
+// lookups holds what the agent records against what strace sees: outside of
+// jobs, which may not trace.
+func lookups(t *testing.T, m vm.Machine, guest *beside) {
 	text, err := os.ReadFile("/data/units.json")
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +87,6 @@ func TestLookupsEqualStrace(t *testing.T) {
 	if err := json.Unmarshal(text, &units); err != nil || len(units) < 10 {
 		t.Fatalf("%d units of real programs, %v", len(units), err)
 	}
-	m, guest := startBeside(t, "oracle", own(t, "gcc", input(t).GCC), 1024)
 	vmtest.LookupsEqualStrace(t, m, append(units, vmtest.Units...), func(t *testing.T, u vmtest.Unit, argv []string) (string, bool) {
 		job, blobs := u.Job()
 		job.Roots = append(job.Roots, vmtest.Traces)
@@ -108,10 +117,6 @@ func TestLookupsEqualStrace(t *testing.T) {
 		}
 		return filepath.Join(dir, "t"), status != "0\n"
 	})
-	if err := m.Kill(); err != nil {
-		t.Error(err)
-	}
-	nothingLeft(t)
 }
 
 // Two tenants' machines at once: what a job of the one left, and what runs in
@@ -208,22 +213,23 @@ func (a *awaited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// What an Exec costs: the same compile as a job, and plainly in the same guest,
-// in turns.
-func TestExecOverhead(t *testing.T) {
-	m, guest := startBeside(t, "overhead", own(t, "gcc", input(t).GCC), 1024)
+// overhead is what an Exec costs: the same compile as a job, and plainly, in
+// turns.
+func overhead(t *testing.T, m vm.Machine, guest *beside) {
 	for _, c := range []struct {
 		name   string
 		rounds int
 		files  map[string]string
 		argv   []string
 	}{
-		{"small C unit", 9, map[string]string{"a.c": "#include <stdio.h>\n#include <stdlib.h>\nint main(void) { puts(\"x\"); return EXIT_SUCCESS; }\n"}, []string{"gcc", "-O2", "-c", "a.c", "-o", "a.o"}},
+		{"small C unit", 7, map[string]string{"a.c": "#include <stdio.h>\n#include <stdlib.h>\nint main(void) { puts(\"x\"); return EXIT_SUCCESS; }\n"}, []string{"gcc", "-O2", "-c", "a.c", "-o", "a.o"}},
 		{"C++ unit with <string>", 3, map[string]string{"a.cc": "#include <string>\nint f(const std::string& s) { return s.size(); }\n"}, []string{"g++", "-O2", "-c", "a.cc", "-o", "a.o"}},
 	} {
 		job, blobs := vmtest.NewJob(c.files, c.argv...)
 		job.Outputs = []string{vmtest.Root + "/a.o"}
-		compile := func(m vm.Machine) (*vmtest.Ran, time.Duration) {
+		apart := job
+		apart.Env = append(slices.Clone(job.Env), "PUPPET=namespaces")
+		compile := func(m vm.Machine, job agentapi.Job) (*vmtest.Ran, time.Duration) {
 			began := time.Now()
 			r := vmtest.Exec(t, m, job, blobs)
 			took := time.Since(began)
@@ -233,27 +239,28 @@ func TestExecOverhead(t *testing.T) {
 			return r, took
 		}
 		// Pages and blobs come first.
-		compile(guest)
-		compile(m)
-		var plain, inside, whole []time.Duration
+		compile(guest, job)
+		compile(m, job)
+		var plain, spaces, inside, whole []time.Duration
 		names := 0
 		for range c.rounds {
-			p, _ := compile(guest)
-			j, took := compile(m)
+			p, _ := compile(guest, job)
+			n, _ := compile(guest, apart)
+			j, took := compile(m, job)
 			if p.Outputs[0].Digest != j.Outputs[0].Digest {
 				t.Errorf("%s: another object than the plain command's", c.name)
 			}
-			plain, inside, whole = append(plain, p.Usage.Wall), append(inside, j.Usage.Wall), append(whole, took)
+			plain, spaces = append(plain, p.Usage.Wall), append(spaces, n.Usage.Wall)
+			inside, whole = append(inside, j.Usage.Wall), append(whole, took)
 			names = len(j.Lookups)
 		}
-		p, i, w := median(plain), median(inside), median(whole)
-		t.Logf("figure: %s, medians of %d: plain in the guest %v; as a job %v, ratio %.2f; the whole Exec, seen by the worker, %v, ratio %.2f; %d names recorded",
-			c.name, c.rounds, p, i, float64(i)/float64(p), w, float64(w)/float64(p), names)
+		p := median(plain)
+		ratio := func(all []time.Duration) string {
+			return fmt.Sprintf("%v (%.2f)", median(all), float64(median(all))/float64(p))
+		}
+		t.Logf("figure: %s, medians of %d, and ratios to the plain command in the guest, %v: in namespaces %s, as a job %s, the whole Exec as the worker sees it %s; %d names recorded",
+			c.name, c.rounds, p, ratio(spaces), ratio(inside), ratio(whole), names)
 	}
-	if err := m.Kill(); err != nil {
-		t.Error(err)
-	}
-	nothingLeft(t)
 }
 
 func median(all []time.Duration) time.Duration {
