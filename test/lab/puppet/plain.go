@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -170,6 +171,10 @@ func command(stream agentv1.AgentService_ExecServer, h *agentv1.ExecHeader) erro
 	cmd := &exec.Cmd{
 		Path: program(h), Args: h.GetArgv(), Env: append(h.GetEnv(), "LC_ALL=C.UTF-8", "TZ=UTC"), Dir: h.GetCwd(), Stdout: &stdout, Stderr: &stderr,
 		SysProcAttr: &syscall.SysProcAttr{Chroot: plainRoot, Credential: &syscall.Credential{Uid: nobody, Gid: nobody}},
+	}
+	if slices.Contains(h.GetEnv(), "PUPPET=namespaces") {
+		// Those that jobs get: what they cost by themselves.
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
 	}
 	began := time.Now()
 	err := cmd.Run()
