@@ -131,7 +131,12 @@ func (t *tree) makeDirs(root, p string) (int, error) {
 	if p == root {
 		return dir, nil
 	}
-	for name := range strings.SplitSeq(p[len(root)+1:], "/") {
+	below, ok := strings.CutPrefix(p, root+"/")
+	if !ok {
+		unix.Close(dir)
+		return -1, unix.EXDEV
+	}
+	for name := range strings.SplitSeq(below, "/") {
 		if err := unix.Mkdirat(dir, name, 0o755); err == nil {
 			if t.dirs++; t.dirs > maxInodes {
 				// A header of some megabytes can name millions of them.
