@@ -68,11 +68,11 @@ type Result struct {
 }
 
 // ErrSilent says that an environment gave no sign of life for so long that it
-// was ended, twice.
+// was ended, each time.
 var ErrSilent = errors.New("the environment is silent")
 
 // Run runs a job. A program that fails is no error: see Result.Status. If the
-// first attempt falls silent, what it wrote stays written.
+// an attempt falls silent, what it wrote stays written.
 func Run(ctx context.Context, job Job) (*Result, error) {
 	if job.Timeout == 0 {
 		job.Timeout = 15 * time.Minute
@@ -107,7 +107,7 @@ func Run(ctx context.Context, job Job) (*Result, error) {
 	if job.In == Direct {
 		start = direct
 	}
-	return twice(ctx, &job, start, limits{start: 3 * time.Minute, silence: time.Minute})
+	return insist(ctx, &job, start, limits{start: 3 * time.Minute, silence: time.Minute})
 }
 
 // A starter starts an environment for a job, with its files in dir.
@@ -118,12 +118,15 @@ type starter func(ctx context.Context, job *Job, dir string) (*environment, erro
 // when one is due every two seconds.
 type limits struct{ start, silence time.Duration }
 
-// twice is attempt, and again if the first found silence.
-func twice(ctx context.Context, job *Job, start starter, l limits) (*Result, error) {
+// attempts is how often silence is met with a new environment.
+const attempts = 3
+
+// insist is attempt, and again after those that found silence.
+func insist(ctx context.Context, job *Job, start starter, l limits) (*Result, error) {
 	for try := 1; ; try++ {
 		r, err := attempt(ctx, job, start, l)
 		switch {
-		case errors.Is(err, ErrSilent) && try == 1:
+		case errors.Is(err, ErrSilent) && try < attempts:
 			job.Log(err.Error() + "; starting again")
 		case err != nil && ctx.Err() != nil:
 			return nil, errors.Join(context.Cause(ctx), err)

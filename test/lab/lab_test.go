@@ -80,11 +80,11 @@ func TestAttempt(t *testing.T) {
 	}
 }
 
-// Silence is met with one more attempt, any other end with none.
-func TestTwice(t *testing.T) {
+// Silence is met with more attempts, any other end with none.
+func TestInsist(t *testing.T) {
 	ended, begun := 0, 0
 	job, out := testJob()
-	r, err := twice(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {
+	r, err := insist(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {
 		begun++
 		return script(t, &ended, func(w *wire.Writer) {
 			_ = w.Frame(wire.Stdout, []byte("x"))
@@ -98,16 +98,16 @@ func TestTwice(t *testing.T) {
 	}
 
 	begun = 0
-	_, err = twice(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {
+	_, err = insist(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {
 		begun++
 		return script(t, &ended, func(*wire.Writer) {}, silent)(ctx, j, dir)
 	}, quick)
-	if !errors.Is(err, ErrSilent) || begun != 2 {
+	if !errors.Is(err, ErrSilent) || begun != attempts {
 		t.Errorf("always silent: %v after %d attempts", err, begun)
 	}
 
 	begun = 0
-	_, err = twice(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {
+	_, err = insist(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {
 		begun++
 		return script(t, &ended, func(*wire.Writer) {}, func(w *io.PipeWriter) { w.Close() })(ctx, j, dir)
 	}, quick)

@@ -59,8 +59,19 @@ func TestDaemon(t *testing.T) { run(t, "daemon") }
 func TestOneShot(t *testing.T) { run(t, "oneshot") }
 
 func run(t *testing.T, mode string) {
+	// Not testscript's own: others must be able to pass it, and a script that
+	// sees to that while others compile changes a directory on their way.
+	root, err := os.MkdirTemp("", "hpcc-script-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	if err := os.Chmod(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		WorkdirRoot: root,
+		Dir:         "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			e.Setenv("HPCC_CONFIG_DIR", filepath.Join(e.WorkDir, ".config"))

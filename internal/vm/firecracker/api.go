@@ -70,8 +70,9 @@ const (
 	// maxBody bounds an answer; GET /vm/config has some 2 KB.
 	maxBody = 64 << 10
 	// callLimit bounds a call. The longest is InstanceStart, which loads the
-	// kernel: milliseconds, and less than a second where all is emulated.
-	callLimit = 20 * time.Second
+	// kernel: milliseconds, and where all is emulated less than a second, but
+	// half a minute has been seen.
+	callLimit = time.Minute
 )
 
 // api talks to one monitor.
