@@ -12,6 +12,7 @@ package lookup
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path"
 	"strconv"
@@ -80,7 +81,7 @@ func NewRecorder(root int, roots []string, uid uint32, limits Limits) *Recorder 
 }
 
 // Lookups returns what was recorded, in the order of first lookups, and whether
-// something was left out. Not to be called while Record runs.
+// something was left out: above a limit, or because the kernel would not tell. Not to be called while Record runs.
 func (r *Recorder) Lookups() (all []Lookup, truncated bool) { return r.all, r.truncated }
 
 func (r *Recorder) below(p string) bool {
@@ -194,7 +195,11 @@ func (r *Recorder) look(dir, p string) entry {
 			return e
 		}
 	}
-	e, st := lookAt(r.root, p)
+	e, st, err := lookAt(r.root, p)
+	if err != nil {
+		r.truncated = true
+		return e
+	}
 	if cache && len(r.fixed) < maxFixed {
 		e.sealed = e.found == Directory && st.Uid != r.uid && st.Mode&0o002 == 0
 		r.fixed[p] = e
@@ -205,40 +210,51 @@ func (r *Recorder) look(dir, p string) entry {
 func (r *Recorder) sealed(dir string) bool { return dir == "/" || r.fixed[dir].sealed }
 
 // lookAt asks the kernel what p is, without leaving root: between two looks the
-// job can put a link in the way.
-func lookAt(root int, p string) (entry, unix.Stat_t) {
+// job can put a link in the way. An error says that the kernel does not tell,
+// which is not that nothing is there.
+func lookAt(root int, p string) (entry, unix.Stat_t, error) {
 	var st unix.Stat_t
-	fd, err := unix.Openat2(root, "."+p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if err != nil {
-		return entry{found: Absent}, st
+	name := p[1:]
+	if name == "" {
+		name = "."
+	}
+	fd, err := unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	switch err {
+	case nil:
+	// ESRCH: of a process that has ended, in /proc.
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.ESRCH:
+		return entry{found: Absent}, st, nil
+	default:
+		return entry{found: Absent}, st, err
 	}
 	defer unix.Close(fd)
 	if err := unix.Fstat(fd, &st); err != nil {
-		return entry{found: Absent}, st
+		return entry{found: Absent}, st, err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return entry{found: File}, st
+		return entry{found: File}, st, nil
 	case unix.S_IFDIR:
-		return entry{found: Directory}, st
+		return entry{found: Directory}, st, nil
 	case unix.S_IFLNK:
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(fd, "", buf)
 		if err != nil {
-			return entry{found: Other}, st
+			return entry{found: Other}, st, nil // in /proc, of a process that has ended
 		}
-		return entry{found: Symlink, target: string(buf[:n])}, st
+		return entry{found: Symlink, target: string(buf[:n])}, st, nil
 	}
-	return entry{found: Other}, st
+	return entry{found: Other}, st, nil
 }
 
 // process is what the recorder asks of a stopped thread.
 type process interface {
-	// path reads the NUL-terminated string at address, "" if there is none.
-	path(tid uint32, address uint64) string
-	// dir is the path of directory fd, or of the working directory for
-	// AT_FDCWD; "" if it has none.
-	dir(tid uint32, fd int32) string
+	// path reads the NUL-terminated string at address, "" if there is none: the
+	// call fails then. known is false if it may have one that cannot be read.
+	path(tid uint32, address uint64) (p string, known bool)
+	// dir is the path of directory fd, or of the working directory for AT_FDCWD;
+	// "" if it has none, known as in path.
+	dir(tid uint32, fd int32) (p string, known bool)
 	// self is what /proc/self or /proc/thread-self mean to the thread.
 	self(tid uint32, name string) string
 }
@@ -249,9 +265,9 @@ type procfs struct{ buf [unix.PathMax]byte }
 // path is called for every call that stops, so it costs one call itself, and no
 // memory but the path's. Like the kernel, and unlike /proc/PID/mem, it reads
 // nothing that the thread cannot read.
-func (p *procfs) path(tid uint32, address uint64) string {
+func (p *procfs) path(tid uint32, address uint64) (string, bool) {
 	if address == 0 {
-		return ""
+		return "", true
 	}
 	// Most paths are short, and the page behind may not be there.
 	for got, want := 0, 256; got < len(p.buf); want = len(p.buf) {
@@ -263,26 +279,32 @@ func (p *procfs) path(tid uint32, address uint64) string {
 		local.SetLen(end - got)
 		n, err := unix.ProcessVMReadv(int(tid), []unix.Iovec{local}, []unix.RemoteIovec{{Base: uintptr(address) + uintptr(got), Len: end - got}}, 0)
 		if err != nil || n <= 0 {
-			return ""
+			// A bad address is the job's own fault. ESRCH: it has died, and Record
+			// forgets what this call noted.
+			return "", err == nil || err == unix.EFAULT || err == unix.ESRCH
 		}
 		if i := bytes.IndexByte(p.buf[got:got+n], 0); i >= 0 {
-			return string(p.buf[:got+i])
+			return string(p.buf[:got+i]), true
 		}
 		got += n
 	}
-	return ""
+	return "", true // longer than any path
 }
 
-func (*procfs) dir(tid uint32, fd int32) string {
+func (*procfs) dir(tid uint32, fd int32) (string, bool) {
 	link := "/proc/" + strconv.Itoa(int(tid)) + "/cwd"
 	if fd != unix.AT_FDCWD {
 		link = "/proc/" + strconv.Itoa(int(tid)) + "/fd/" + strconv.Itoa(int(fd))
 	}
 	p, err := os.Readlink(link)
-	if err != nil || !path.IsAbs(p) {
-		return ""
+	if err != nil {
+		// Without such a descriptor the call fails.
+		return "", errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
 	}
-	return p
+	if !path.IsAbs(p) {
+		return "", true // a pipe or such
+	}
+	return p, true
 }
 
 func (*procfs) self(tid uint32, name string) string {
@@ -310,9 +332,10 @@ func (*procfs) self(tid uint32, name string) string {
 // call notes the lookups of one system call.
 func (r *Recorder) call(tid uint32, nr uint32, args [6]uint64) {
 	for _, c := range pathCalls[nr] {
-		p := r.process.path(tid, args[c.path])
+		p, known := r.process.path(tid, args[c.path])
 		if p == "" {
 			// No path, or the directory itself by AT_EMPTY_PATH: no lookup.
+			r.truncated = r.truncated || !known
 			continue
 		}
 		base := "/"
@@ -321,7 +344,8 @@ func (r *Recorder) call(tid uint32, nr uint32, args [6]uint64) {
 			if c.dir >= 0 {
 				fd = int32(args[c.dir])
 			}
-			if base = r.process.dir(tid, fd); base == "" {
+			if base, known = r.process.dir(tid, fd); base == "" {
+				r.truncated = r.truncated || !known
 				continue
 			}
 		}
