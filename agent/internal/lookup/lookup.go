@@ -118,8 +118,7 @@ func (r *Recorder) walk(tid uint32, base, p string, follow bool) {
 	if strings.HasPrefix(p, "/") {
 		base = "/"
 	}
-	// A slash at the end asks for a directory: a link there is followed.
-	follow = follow || strings.HasSuffix(p, "/")
+	follow = follow || asksForDir(p)
 	cur, rest := base, split(p)
 	last := Directory // what cur is
 	for links := 0; len(rest) > 0; {
@@ -147,7 +146,7 @@ func (r *Recorder) walk(tid uint32, base, p string, follow bool) {
 			if strings.HasPrefix(e.target, "/") {
 				cur = "/"
 			}
-			if strings.HasSuffix(e.target, "/") && len(rest) == 0 {
+			if asksForDir(e.target) && len(rest) == 0 {
 				follow = true
 			}
 			rest = append(split(e.target), rest...)
@@ -176,6 +175,10 @@ func (r *Recorder) missing(next string, rest []string) {
 	}
 	r.note(path.Join(next, strings.Join(rest, "/")), Absent)
 }
+
+// asksForDir tells whether a link before the end of p is followed in any case,
+// since something comes after it: a slash, or the directory itself.
+func asksForDir(p string) bool { return strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") }
 
 func split(p string) []string {
 	var names []string

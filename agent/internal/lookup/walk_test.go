@@ -57,7 +57,7 @@ func tree(t testing.TB, names ...string) (dir string, root int) {
 
 var world = []string{
 	"/w/f", "/w/d/e/f", "/w/d/link -> e", "/w/abs -> /w/d", "/w/up -> ../w/d/..", "/w/dangling -> none/x", "/w/loop -> loop",
-	"/w/a -> b", "/w/b -> a", "/w/out -> /usr/inc", "/w/slash -> d/", "/w/file -> f", "/usr/inc/i.h", "/usr/in -> /w/d/e", "/w/back -> /usr/in",
+	"/w/a -> b", "/w/b -> a", "/w/out -> /usr/inc", "/w/slash -> d/", "/w/dot -> d/link/.", "/w/file -> f", "/usr/inc/i.h", "/usr/in -> /w/d/e", "/w/back -> /usr/in",
 	"/w/\xff\xfe", "/w/far -> ../../../../../../w/f", "/wx/f", "/proc/7/cwd -> /w/d",
 }
 
@@ -98,6 +98,9 @@ func TestWalk(t *testing.T) {
 		{"/w", "d/link", true, "/w/d/link link, /w/d/e dir"},
 		{"/w", "d/link", false, "/w/d/link link"},
 		{"/w", "d/link/", false, "/w/d/link link, /w/d/e dir"},
+		{"/w", "d/link/.", false, "/w/d/link link, /w/d/e dir"},
+		{"/w", "dot", false, "/w/dot link"},
+		{"/w", "dot/", false, "/w/dot link, /w/d/link link, /w/d/e dir"},
 		{"/w", "abs/e/f", true, "/w/abs link, /w/d/e/f file"},
 		{"/w", "up/f", true, "/w/up link, /w dir, /w/d dir, /w/f file"},
 		{"/w", "dangling", true, "/w/dangling link, /w/none/x absent"},
