@@ -7,6 +7,7 @@ replace hpcc.dev/hpcc/proto => ../proto
 require (
 	golang.org/x/sys v0.50.0
 	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
 	hpcc.dev/hpcc/proto v0.0.0-00010101000000-000000000000
 )
 
@@ -14,5 +15,4 @@ require (
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )

@@ -26,11 +26,17 @@ import (
 type Config struct {
 	Version string
 	Store   *blob.Store
-	Runner  *job.Runner
+	Runner  Runner
 	// Verity and Cgroup are told in Hello.
 	Verity, Cgroup bool
 	// SetClock sets the machine's clock; nil if it is not this program's to set.
 	SetClock func(unixNanos int64) error
+}
+
+// Runner runs a job whose header was checked and whose inputs are pinned in the
+// store: a *job.Runner.
+type Runner interface {
+	Run(ctx context.Context, header *agentv1.ExecHeader, sink job.Sink) (*agentv1.ExecResult, []lookup.Lookup, error)
 }
 
 // Server is the service.
@@ -149,7 +155,9 @@ func (s *Server) Exec(g grpc.BidiStreamingServer[agentv1.ExecRequest, agentv1.Ex
 	e := &stream{BidiStreamingServer: g, store: s.config.Store}
 	defer e.unpin()
 	first, err := g.Recv()
-	if err != nil {
+	if errors.Is(err, io.EOF) {
+		return status.Error(codes.InvalidArgument, "the host ended before it had sent a header")
+	} else if err != nil {
 		return err
 	}
 	header := first.GetHeader()
@@ -165,7 +173,13 @@ func (s *Server) Exec(g grpc.BidiStreamingServer[agentv1.ExecRequest, agentv1.Ex
 	if err := e.receive(header); err != nil {
 		return err
 	}
-	result, lookups, err := s.config.Runner.Run(g.Context(), header, e)
+	ctx, cancel := context.WithCancelCause(g.Context())
+	defer cancel(nil)
+	go e.expectNothing(cancel)
+	result, lookups, err := s.config.Runner.Run(ctx, header, e)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
 	if err != nil {
 		return toStatus(err)
 	}
@@ -230,6 +244,14 @@ func (e *stream) receive(header *agentv1.ExecHeader) error {
 		e.pinned = append(e.pinned, k)
 	}
 	return nil
+}
+
+// expectNothing ends the job if the host says more than it has to. It returns at
+// the end of what the host says, or of the stream.
+func (e *stream) expectNothing(end context.CancelCauseFunc) {
+	if _, err := e.Recv(); err == nil {
+		end(status.Error(codes.InvalidArgument, "a message after the last blob"))
+	}
 }
 
 func (e *stream) receiveBlob(k blob.Key) error {

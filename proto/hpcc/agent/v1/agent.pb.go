@@ -545,7 +545,7 @@ type ExecRequest_Header struct {
 type ExecRequest_Blob struct {
 	// After Needed: the bytes of the needed blobs, one blob after the other in
 	// the order of Needed. A chunk never holds bytes of two blobs; where one
-	// ends follows from its size.
+	// ends follows from its size. Nothing follows the last.
 	Blob []byte `protobuf:"bytes,2,opt,name=blob,proto3,oneof"`
 }
 
