@@ -54,6 +54,9 @@ func TestLimits(t *testing.T) {
 
 // Files count, however small.
 func TestManyFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a hundred thousand files: they run without the race detector")
+	}
 	w := newWorld(t, "")
 	r := w.run(t, shell(fmt.Sprintf("seq %d | xargs mkdir; exit 0", maxInodes-agentv1.MaxInputs+10), func(h *agentv1.ExecHeader) {
 		for i := range agentv1.MaxInputs {

@@ -42,10 +42,10 @@ func openat2(dir int, name string, flags uint64, resolve uint64) (int, error) {
 // within is a clean absolute path as one below a root's descriptor, no longer
 // than it was.
 func within(p string) string {
-	if p == "/" {
+	if p = strings.TrimPrefix(p, "/"); p == "" {
 		return "."
 	}
-	return p[1:]
+	return p
 }
 
 const (
@@ -67,7 +67,7 @@ func (t *tree) makeRoots(roots []string) error {
 var ErrTaken = errors.New("the image has something there; choose another root")
 
 func (t *tree) makeRoot(root string) error {
-	names := strings.Split(root[1:], "/")
+	names := strings.Split(strings.TrimPrefix(root, "/"), "/")
 	dir := t.root
 	defer func() {
 		if dir != t.root {
