@@ -31,8 +31,9 @@ WRAPPER_LDFLAGS := -X runtime.godebugDefault=containermaxprocs=0,updatemaxprocs=
 
 # Packages whose bugs are races; the rest of the tests run without the
 # detector, which costs five to ten times the time (-short leaves out the
-# hundred thousand requests, which have run without it).
-RACE := cache daemon ipc wrapper action rootfs
+# hundred thousand requests and files, which have run without it).
+RACE := cache daemon ipc wrapper action rootfs agentapi
+RACE_AGENT := blob lookup job server
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BUF := github.com/bufbuild/buf/cmd/buf@v1.75.0
@@ -62,6 +63,7 @@ test: setup build vet
 	# -count=1: script tests run programs that go test's cache knows nothing of.
 	for m in $(MODULES); do (cd $$m && go test -count=1 -timeout 30m ./...); done
 	go test -race -short $(foreach p,$(RACE),$(if $(wildcard internal/$p),./internal/$p/...))
+	cd agent && go test -race -short $(foreach p,$(RACE_AGENT),./internal/$p)
 
 .PHONY: vet
 vet:
