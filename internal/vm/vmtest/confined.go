@@ -220,7 +220,9 @@ func (s *suite) session(t *testing.T) {
 	}
 	none("beside another", Search(t, m, s.Probe, mark))
 	cancel()
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("a cancelled job ended as if nothing had happened")
+	}
 	none("after a cancelled one", Search(t, m, s.Probe, mark))
 	if err := m.Kill(); err != nil {
 		t.Error(err)

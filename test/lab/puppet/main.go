@@ -116,13 +116,13 @@ func (p *puppet) Exec(stream agentv1.AgentService_ExecServer) error {
 	if err != nil {
 		text = "error: " + err.Error()
 	}
-	if err := print(stream, agentv1.Stdio_STREAM_STDOUT, []byte(text)); err != nil {
+	if err := tell(stream, agentv1.Stdio_STREAM_STDOUT, []byte(text)); err != nil {
 		return err
 	}
 	return stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Result{Result: &agentv1.ExecResult{}}})
 }
 
-func print(stream agentv1.AgentService_ExecServer, to agentv1.Stdio_Stream, text []byte) error {
+func tell(stream agentv1.AgentService_ExecServer, to agentv1.Stdio_Stream, text []byte) error {
 	for len(text) > 0 {
 		n := min(len(text), agentv1.ChunkSize)
 		if err := stream.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Stdio{Stdio: &agentv1.Stdio{Stream: to, Data: text[:n]}}}); err != nil {

@@ -194,7 +194,7 @@ func command(stream agentv1.AgentService_ExecServer, h *agentv1.ExecHeader) erro
 		stream agentv1.Stdio_Stream
 		from   *bytes.Buffer
 	}{{agentv1.Stdio_STREAM_STDOUT, &stdout}, {agentv1.Stdio_STREAM_STDERR, &stderr}} {
-		if err := print(stream, s.stream, s.from.Bytes()); err != nil {
+		if err := tell(stream, s.stream, s.from.Bytes()); err != nil {
 			return err
 		}
 	}
