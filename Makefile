@@ -93,7 +93,7 @@ soak: setup build
 # a long input that is new costs a minute by default, as good as all the time.
 FUZZTIME ?= 10m
 fuzz:
-	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' agent cmd guest internal test | xargs -n1 dirname | sort -u); do \
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' agent cmd guest internal proto test | xargs -n1 dirname | sort -u); do \
 		for f in $$(go test -list '^Fuzz' ./$$p | grep '^Fuzz'); do \
 			echo "=== $$p $$f"; \
 			nice go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 ./$$p; \
