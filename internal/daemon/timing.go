@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,11 +82,10 @@ var exactNow = sync.OnceValue(func() func() int64 {
 		}
 		return st.Ctim.Nano()
 	}
-	for range 10 {
+	for range 10 { // a tick may come between
 		if at := read(); at > coarseNow() && at <= fineNow() {
 			return read
 		}
-		time.Sleep(time.Millisecond) // a tick came between
 	}
 	unix.Close(fd)
 	return nil
