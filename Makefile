@@ -122,7 +122,7 @@ generate:
 	cd proto && export GOBIN=$(CURDIR)/.cache/bin PATH="$(CURDIR)/.cache/bin:$$PATH" && \
 	go install $(PROTOC_GEN_GO_LITE) $(PROTOC_GEN_GO) && go install $(PROTOC_GEN_GO_GRPC) && go install $(BUF) && \
 	buf generate --path hpcc/action --path hpcc/ipc && \
-	buf generate --template buf.gen.agent.yaml --path hpcc/agent
+	buf generate --template buf.gen.grpc.yaml --path hpcc/agent --path hpcc/worker --path hpcc/scheduler
 
 .PHONY: clean
 clean:

@@ -60,6 +60,10 @@ type Action struct {
 	// Same are pairs of paths that lead to one file or directory, where that
 	// decides.
 	Same []Pair
+	// Links are symbolic links that were followed: A is the link's own path, B
+	// what it holds. Only a Job's actions have any; others count what a link
+	// leads to.
+	Links []Pair
 	// Preprocessed names the preprocessed text, where the key was made from
 	// it; else zero.
 	Preprocessed digest.Digest
@@ -87,8 +91,9 @@ func ParseMark(word string) (name, value string, ok bool) {
 }
 
 // Key names the action: the SHA-256 of its canonical encoding, in which Env,
-// Inputs, Absent, Present, Chain and Same are sorted and hold nothing twice. Whoever reads a
-// result recomputes it from what they checked. Key does not change a.
+// Inputs, Absent, Present, Chain, Same and Links are sorted and hold nothing
+// twice. Whoever reads a result recomputes it from what they checked. Key does
+// not change a.
 func (a *Action) Key() digest.Key {
 	k := digest.NewKey("action").
 		Bytes("toolchain", a.Toolchain[:]).
@@ -108,6 +113,9 @@ func (a *Action) Key() digest.Key {
 		Field("present", sorted(a.Present, cmp.Compare)...).
 		Field("chain", sorted(a.Chain, cmp.Compare)...).
 		Field("same", flat(sorted(a.Same, comparePairs))...)
+	if len(a.Links) > 0 {
+		k.Field("links", flat(sorted(a.Links, comparePairs))...)
+	}
 	if !a.Preprocessed.IsZero() {
 		k.Field("preprocessed", a.Preprocessed.String())
 	}
@@ -136,6 +144,7 @@ func (a *Action) Compact() {
 	a.Present = sorted(a.Present, cmp.Compare)
 	a.Chain = sorted(a.Chain, cmp.Compare)
 	a.Same = sorted(a.Same, comparePairs)
+	a.Links = sorted(a.Links, comparePairs)
 }
 
 func compareInputs(x, y Input) int {
@@ -204,13 +213,13 @@ type Entry struct {
 const MaxCandidates = 32
 
 // Candidate is one input set of a manifest: where all Inputs, Absent, Present,
-// Chain and Same hold, Action's result is right.
+// Chain, Same and Links hold, Action's result is right.
 type Candidate struct {
 	Action          digest.Key
 	Inputs          []Input
 	Absent, Present []string
 	Chain           []string
-	Same            []Pair
+	Same, Links     []Pair
 	// StdioContext is the result's.
 	StdioContext string
 }

@@ -28,7 +28,7 @@ var (
 		a := &Action{
 			Toolchain: key.Draw(t, "toolchain"), Command: some.Draw(t, "command"), Env: some.Draw(t, "env"),
 			Cwd: word.Draw(t, "cwd"), Inputs: ins.Draw(t, "inputs"), Absent: some.Draw(t, "absent"), Present: some.Draw(t, "present"),
-			Chain: some.Draw(t, "chain"), Same: twos.Draw(t, "same"),
+			Chain: some.Draw(t, "chain"), Same: twos.Draw(t, "same"), Links: twos.Draw(t, "links"),
 		}
 		if rapid.Bool().Draw(t, "has text") {
 			a.Preprocessed = sum.Draw(t, "preprocessed")
@@ -51,7 +51,7 @@ var (
 	anyManifest = rapid.Custom(func(t *rapid.T) *Manifest {
 		return &Manifest{word.Draw(t, "preprocess"), rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Candidate {
 			return Candidate{key.Draw(t, "action"), ins.Draw(t, "inputs"), some.Draw(t, "absent"), some.Draw(t, "present"),
-				some.Draw(t, "chain"), twos.Draw(t, "same"), word.Draw(t, "context")}
+				some.Draw(t, "chain"), twos.Draw(t, "same"), twos.Draw(t, "links"), word.Draw(t, "context")}
 		}), 0, 5).Draw(t, "candidates")}
 	})
 )
@@ -138,6 +138,7 @@ func TestKeyDependsOnEachField(t *testing.T) {
 		"presence":            func(a *Action) { a.Present = append(a.Present, "c.h") },
 		"chain":               func(a *Action) { a.Chain = append(a.Chain, "inc") },
 		"same":                func(a *Action) { a.Same = append(a.Same, Pair{"inc", "/usr/include"}) },
+		"links":               func(a *Action) { a.Links = append(a.Links, Pair{"inc", "include"}) },
 		"absence and not":     func(a *Action) { a.Absent, a.Present = a.Present, a.Absent },
 		"text":                func(a *Action) { a.Preprocessed = digest.Of([]byte("other")) },
 		"no text":             func(a *Action) { a.Preprocessed = digest.Digest{} },

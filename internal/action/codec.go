@@ -145,6 +145,7 @@ func actionToProto(a *Action) *actionv1.Action {
 	pa := &actionv1.Action{
 		Toolchain: &actionv1.Digest{Sha256: a.Toolchain[:]},
 		Command:   a.Command, Env: a.Env, Cwd: a.Cwd, Absent: a.Absent, Present: a.Present, Chain: a.Chain, Same: flat(a.Same),
+		Links: flat(a.Links),
 	}
 	for _, in := range a.Inputs {
 		pa.Inputs = append(pa.Inputs, &actionv1.Input{Path: in.Path, Digest: toProto(in.Digest)})
@@ -165,6 +166,9 @@ func actionFromProto(a *Action, pa *actionv1.Action) (err error) {
 		Command:   pa.Command, Env: pa.Env, Cwd: pa.Cwd, Absent: pa.Absent, Present: pa.Present, Chain: pa.Chain,
 	}
 	if a.Same, err = pairs(pa.Same); err != nil {
+		return err
+	}
+	if a.Links, err = pairs(pa.Links); err != nil {
 		return err
 	}
 	if len(pa.Inputs) > 0 {
@@ -281,6 +285,9 @@ func encodeManifest(key digest.Key, preprocess string, candidates []Candidate) (
 		for _, p := range flat(c.Same) {
 			pc.Same = append(pc.Same, refer(p))
 		}
+		for _, p := range flat(c.Links) {
+			pc.Links = append(pc.Links, refer(p))
+		}
 		pm.Candidates = append(pm.Candidates, pc)
 	}
 	if references > maxReferences {
@@ -302,7 +309,7 @@ func DecodeManifest(key digest.Key, b []byte) (*Manifest, error) {
 	}
 	references := 0
 	for _, pc := range pm.Candidates {
-		references += len(pc.GetInputPaths()) + len(pc.GetAbsent()) + len(pc.GetPresent()) + len(pc.GetChain()) + len(pc.GetSame())
+		references += len(pc.GetInputPaths()) + len(pc.GetAbsent()) + len(pc.GetPresent()) + len(pc.GetChain()) + len(pc.GetSame()) + len(pc.GetLinks())
 	}
 	if len(rest) > 0 || len(pm.Candidates) > MaxCandidates || references > maxReferences {
 		return nil, damaged("more than a manifest")
@@ -352,7 +359,14 @@ func candidateFromProto(c *Candidate, pc *actionv1.Candidate, table []string) er
 	if err != nil {
 		return err
 	}
-	c.Same, err = pairs(same)
+	if c.Same, err = pairs(same); err != nil {
+		return err
+	}
+	links, err := lookUp(table, pc.Links)
+	if err != nil {
+		return err
+	}
+	c.Links, err = pairs(links)
 	return err
 }
 

@@ -89,6 +89,8 @@ type Action struct {
 	Chain []string `protobuf:"bytes,9,rep,name=chain,proto3" json:"chain,omitempty"`
 	// Paths by twos: both of two lead to one file or directory.
 	Same []string `protobuf:"bytes,10,rep,name=same,proto3" json:"same,omitempty"`
+	// Symbolic links that were followed, by twos: the link, and what it holds.
+	Links []string `protobuf:"bytes,11,rep,name=links,proto3" json:"links,omitempty"`
 }
 
 func (x *Action) Reset() {
@@ -163,6 +165,13 @@ func (x *Action) GetChain() []string {
 func (x *Action) GetSame() []string {
 	if x != nil {
 		return x.Same
+	}
+	return nil
+}
+
+func (x *Action) GetLinks() []string {
+	if x != nil {
+		return x.Links
 	}
 	return nil
 }
@@ -385,6 +394,7 @@ type Candidate struct {
 	StdioContext string   `protobuf:"bytes,7,opt,name=stdio_context,json=stdioContext,proto3" json:"stdioContext,omitempty"`
 	Chain        []uint32 `protobuf:"varint,8,rep,packed,name=chain,proto3" json:"chain,omitempty"`
 	Same         []uint32 `protobuf:"varint,9,rep,packed,name=same,proto3" json:"same,omitempty"`
+	Links        []uint32 `protobuf:"varint,10,rep,packed,name=links,proto3" json:"links,omitempty"`
 }
 
 func (x *Candidate) Reset() {
@@ -452,6 +462,13 @@ func (x *Candidate) GetChain() []uint32 {
 func (x *Candidate) GetSame() []uint32 {
 	if x != nil {
 		return x.Same
+	}
+	return nil
+}
+
+func (x *Candidate) GetLinks() []uint32 {
+	if x != nil {
+		return x.Links
 	}
 	return nil
 }
@@ -580,6 +597,15 @@ func (m *Action) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Links) > 0 {
+		for iNdEx := len(m.Links) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Links[iNdEx])
+			copy(dAtA[i:], m.Links[iNdEx])
+			i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(len(m.Links[iNdEx])))
+			i--
+			dAtA[i] = 0x5a
+		}
 	}
 	if len(m.Same) > 0 {
 		for iNdEx := len(m.Same) - 1; iNdEx >= 0; iNdEx-- {
@@ -1024,14 +1050,14 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if len(m.Same) > 0 {
+	if len(m.Links) > 0 {
 		var pksize2 int
-		for _, num := range m.Same {
+		for _, num := range m.Links {
 			pksize2 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize2
 		j1 := i
-		for _, num := range m.Same {
+		for _, num := range m.Links {
 			for num >= 1<<7 {
 				dAtA[j1] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -1042,16 +1068,16 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize2))
 		i--
-		dAtA[i] = 0x4a
+		dAtA[i] = 0x52
 	}
-	if len(m.Chain) > 0 {
+	if len(m.Same) > 0 {
 		var pksize4 int
-		for _, num := range m.Chain {
+		for _, num := range m.Same {
 			pksize4 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize4
 		j3 := i
-		for _, num := range m.Chain {
+		for _, num := range m.Same {
 			for num >= 1<<7 {
 				dAtA[j3] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -1061,6 +1087,26 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 			j3++
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize4))
+		i--
+		dAtA[i] = 0x4a
+	}
+	if len(m.Chain) > 0 {
+		var pksize6 int
+		for _, num := range m.Chain {
+			pksize6 += protobuf_go_lite.SizeOfVarint(uint64(num))
+		}
+		i -= pksize6
+		j5 := i
+		for _, num := range m.Chain {
+			for num >= 1<<7 {
+				dAtA[j5] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j5++
+			}
+			dAtA[j5] = uint8(num)
+			j5++
+		}
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize6))
 		i--
 		dAtA[i] = 0x42
 	}
@@ -1072,33 +1118,13 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		dAtA[i] = 0x3a
 	}
 	if len(m.Present) > 0 {
-		var pksize6 int
-		for _, num := range m.Present {
-			pksize6 += protobuf_go_lite.SizeOfVarint(uint64(num))
-		}
-		i -= pksize6
-		j5 := i
-		for _, num := range m.Present {
-			for num >= 1<<7 {
-				dAtA[j5] = uint8(uint64(num)&0x7f | 0x80)
-				num >>= 7
-				j5++
-			}
-			dAtA[j5] = uint8(num)
-			j5++
-		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize6))
-		i--
-		dAtA[i] = 0x32
-	}
-	if len(m.Absent) > 0 {
 		var pksize8 int
-		for _, num := range m.Absent {
+		for _, num := range m.Present {
 			pksize8 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize8
 		j7 := i
-		for _, num := range m.Absent {
+		for _, num := range m.Present {
 			for num >= 1<<7 {
 				dAtA[j7] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -1109,17 +1135,16 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize8))
 		i--
-		dAtA[i] = 0x2a
+		dAtA[i] = 0x32
 	}
-	if len(m.InputSizes) > 0 {
+	if len(m.Absent) > 0 {
 		var pksize10 int
-		for _, num := range m.InputSizes {
+		for _, num := range m.Absent {
 			pksize10 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
 		i -= pksize10
 		j9 := i
-		for _, num1 := range m.InputSizes {
-			num := uint64(num1)
+		for _, num := range m.Absent {
 			for num >= 1<<7 {
 				dAtA[j9] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
@@ -1129,6 +1154,27 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 			j9++
 		}
 		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize10))
+		i--
+		dAtA[i] = 0x2a
+	}
+	if len(m.InputSizes) > 0 {
+		var pksize12 int
+		for _, num := range m.InputSizes {
+			pksize12 += protobuf_go_lite.SizeOfVarint(uint64(num))
+		}
+		i -= pksize12
+		j11 := i
+		for _, num1 := range m.InputSizes {
+			num := uint64(num1)
+			for num >= 1<<7 {
+				dAtA[j11] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j11++
+			}
+			dAtA[j11] = uint8(num)
+			j11++
+		}
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize12))
 		i--
 		dAtA[i] = 0x22
 	}
@@ -1140,22 +1186,22 @@ func (m *Candidate) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		dAtA[i] = 0x1a
 	}
 	if len(m.InputPaths) > 0 {
-		var pksize12 int
+		var pksize14 int
 		for _, num := range m.InputPaths {
-			pksize12 += protobuf_go_lite.SizeOfVarint(uint64(num))
+			pksize14 += protobuf_go_lite.SizeOfVarint(uint64(num))
 		}
-		i -= pksize12
-		j11 := i
+		i -= pksize14
+		j13 := i
 		for _, num := range m.InputPaths {
 			for num >= 1<<7 {
-				dAtA[j11] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA[j13] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j11++
+				j13++
 			}
-			dAtA[j11] = uint8(num)
-			j11++
+			dAtA[j13] = uint8(num)
+			j13++
 		}
-		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize12))
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(pksize14))
 		i--
 		dAtA[i] = 0x12
 	}
@@ -1260,6 +1306,12 @@ func (m *Action) SizeVT() (n int) {
 	}
 	if len(m.Same) > 0 {
 		for _, s := range m.Same {
+			l = len(s)
+			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+		}
+	}
+	if len(m.Links) > 0 {
+		for _, s := range m.Links {
 			l = len(s)
 			n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
 		}
@@ -1449,6 +1501,13 @@ func (m *Candidate) SizeVT() (n int) {
 	if len(m.Same) > 0 {
 		l = 0
 		for _, e := range m.Same {
+			l += protobuf_go_lite.SizeOfVarint(uint64(e))
+		}
+		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
+	}
+	if len(m.Links) > 0 {
+		l = 0
+		for _, e := range m.Links {
 			l += protobuf_go_lite.SizeOfVarint(uint64(e))
 		}
 		n += 1 + protobuf_go_lite.SizeOfVarint(uint64(l)) + l
@@ -1881,6 +1940,28 @@ func (m *Action) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Same = append(m.Same, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Links", wireType)
+			}
+			var stringLen uint64
+			stringLen, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			if err != nil {
+				return err
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Links = append(m.Links, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -2870,6 +2951,54 @@ func (m *Candidate) UnmarshalVT(dAtA []byte) error {
 				}
 			} else {
 				return fmt.Errorf("proto: wrong wireType = %d for field Same", wireType)
+			}
+		case 10:
+			if wireType == 0 {
+				var v uint32
+				v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
+				if err != nil {
+					return err
+				}
+				m.Links = append(m.Links, v)
+			} else if wireType == 2 {
+				var packedLen int
+				var _v uint64
+				_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+				packedLen = int(_v)
+				if err != nil {
+					return err
+				}
+				if packedLen < 0 {
+					return protobuf_go_lite.ErrInvalidLength
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return protobuf_go_lite.ErrInvalidLength
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Links) == 0 {
+					m.Links = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					v, iNdEx, err = protobuf_go_lite.DecodeVarintUint32(dAtA, iNdEx)
+					if err != nil {
+						return err
+					}
+					m.Links = append(m.Links, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Links", wireType)
 			}
 		default:
 			iNdEx = preIndex

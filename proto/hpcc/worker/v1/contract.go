@@ -1,0 +1,28 @@
+package workerv1
+
+// What client and worker have agreed on beyond the messages.
+const (
+	// MaxMessage bounds one message: a job with 50,000 inputs fits.
+	MaxMessage = 16 << 20
+	// ChunkSize is how many bytes of a blob or an output one message carries at
+	// most. Compression is by message, and gains little on shorter ones.
+	ChunkSize = 256 << 10
+	// MaxAttempts bounds how often a client may send its job again in one
+	// stream. Each adds at least one name that the job had looked for in vain.
+	MaxAttempts = 16
+	// MaxDescribe bounds the paths of one Describe.
+	MaxDescribe = 1000
+	// MaxStdio bounds stdout and stderr together.
+	MaxStdio = 4 << 20
+	MaxRole  = 64
+)
+
+// Environment is what every job's environment begins with; a job's own
+// variables come behind it and may not name these. Nothing of the client's or
+// the worker's own environment reaches a job.
+var Environment = []string{
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	"LC_ALL=C.UTF-8",
+	"TZ=UTC",
+	"HOME=/nonexistent",
+}
