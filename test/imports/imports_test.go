@@ -22,6 +22,8 @@ const graph = `
 	proto/hpcc/action/v1:
 	proto/hpcc/ipc/v1:
 	proto/hpcc/agent/v1:
+	proto/hpcc/worker/v1: proto/hpcc/agent/v1
+	proto/hpcc/scheduler/v1:
 	internal/digest:
 	internal/atomicfile:
 	internal/ipc:          proto/hpcc/ipc/v1
