@@ -56,6 +56,8 @@ const graph = `
 	# The machine: what is said to the agent in it, and what starts it.
 	internal/agentapi:    internal/digest proto/hpcc/agent/v1
 	internal/vm:          internal/agentapi
+	# How client and worker compress what they say.
+	internal/wirezip:
 	test/strace:
 	test/lab/search:
 	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm test/lab/search test/strace
@@ -93,12 +95,12 @@ var owners = []struct{ library, owner, why string }{
 	{"golang.org/x/term", "cmd/hpccd", "only the command line asks what a terminal is"},
 	{"github.com/pelletier/go-toml", "internal/config", "one package reads settings"},
 	{"github.com/pierrec/lz4", "guest", "only a distribution's kernel is packed so"},
-	{"github.com/klauspost/compress", "internal/cache internal/rootfs", "how blobs are stored is the cache's secret; layers come compressed"},
+	{"github.com/klauspost/compress", "internal/cache internal/rootfs internal/wirezip", "how blobs are stored is the cache's secret; layers and messages come compressed"},
 	{"github.com/google/go-containerregistry", "internal/rootfs/registry", "one package talks to registries"},
 	{"github.com/Microsoft/hcsshim", "internal/rootfs/ext4", "one package knows the disk format, so that it can be exchanged"},
 	{"github.com/prometheus/client_golang", "internal/telemetry", "one package knows how numbers are shown, and bounds their labels"},
 	{"google.golang.org/protobuf", "", "reflection costs 0.6 ms of every compile"},
-	{"google.golang.org/grpc", "internal/agentapi test/lab/puppet", "what a guest can say is decoded in one place; costs 1.5 ms of start"},
+	{"google.golang.org/grpc", "internal/agentapi internal/wirezip test/lab/puppet", "what a guest can say is decoded in one place; costs 1.5 ms of start"},
 }
 
 // lean are what the wrapper may be made of besides the standard library and
