@@ -193,6 +193,9 @@ type Invocation struct {
 	// on stdout.
 	showIncludes showIncludes
 
+	// colour is the last of the options that decide about colours: the value of
+	// -fdiagnostics-color=, or the option's name; "" without any.
+	colour string
 	// listing is true with the assembler's -a, to a file or to stdout.
 	listing bool
 	// parsed is the classified command line, in order; KeyArgs, RunArgs and
@@ -202,6 +205,9 @@ type Invocation struct {
 	// options are words without effect.
 	depsUnused bool
 }
+
+// colourAuto asks for colours on a terminal, as the compilers do by themselves.
+const colourAuto = "auto"
 
 // showIncludes is what cl's options of that name ask for.
 type showIncludes uint8

@@ -98,6 +98,8 @@ const (
 	setArch
 	setTarget
 	setStackSearch // Microsoft's rule for "…"
+	setColour
+	addPrefix // where the driver looks for programs of its own
 	// cl's.
 	setObjectFile // setOutput, and coverage notes go beside it
 	setAllC       // each source is C

@@ -322,6 +322,10 @@ func (p *parser) apply(o namedOption, value string) {
 		p.microsoft = p.microsoft || targetsMicrosoft(value)
 	case setStackSearch:
 		inv.StackSearch = true
+	case setColour:
+		if inv.colour = value; value == "" {
+			inv.colour = o.name
+		}
 	default:
 		p.applyMSVC(o.does, value)
 	}

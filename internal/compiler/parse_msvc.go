@@ -22,7 +22,8 @@ func followed(does effect) bool {
 	switch does {
 	case noEffect, refused, setDepAll, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony,
 		addQuoteDir, addAngleDir, addSystemDir, addAfterDir, addForced, addMacros, addReadFile, setDebug,
-		setCodeView, setTarget, setStackSearch, setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed:
+		setCodeView, setTarget, setStackSearch, setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed,
+		setColour:
 		return true
 	}
 	return false

@@ -489,5 +489,22 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("parsed again, another key: %q (%v)", text, err)
 		}
 		inv.PreprocessArgs("x")
+		remote, err := inv.RemoteArgs(RemoteOptions{Compiler: "cc", Cwd: "/w/p", Paths: &PathMap{Roots: []Root{{Dir: "/w/p", Neutral: "/hpcc/src"}}}})
+		if err != nil {
+			return
+		}
+		there, err := parseAs(inv, remote.Argv, remote.Cwd)
+		if err != nil || there.Mode != inv.Mode || there.Language != inv.Language || len(there.Outputs) > len(inv.Outputs) {
+			t.Fatalf("%q in the machine is %q: %v", text, remote.Argv, err)
+		}
 	})
+}
+
+// parseAs parses a command made of another one's invocation.
+func parseAs(inv *Invocation, argv []string, cwd string) (*Invocation, error) {
+	cmd := commandOf(argv, cwd)
+	if inv.CXX {
+		cmd.Args[0] = "g++"
+	}
+	return ParseAs(inv.Family, cmd)
 }

@@ -206,7 +206,7 @@ func DescribeReason(name string) string {
 	if text, ok := engineReasons[compiler.Reason(name)]; ok {
 		return text
 	}
-	for _, r := range compiler.Reasons() {
+	for _, r := range append(compiler.Reasons(), compiler.RemoteReasons()...) {
 		if string(r.Reason) == name {
 			return r.Description
 		}

@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -303,8 +301,7 @@ func reproducibleOptions(p *prepared, cwd, dateTime string) []string {
 	}
 	opts := p.inv.ReproducibleArgs(pairs)
 	if p.inv.RandomSeed == "" && p.inv.Family == compiler.GCC {
-		sum := sha256.Sum256([]byte(strings.Join(p.inv.KeyArgs(p.place.paths), "\x00")))
-		opts = append(opts, "-frandom-seed="+hex.EncodeToString(sum[:8]))
+		opts = append(opts, "-frandom-seed="+p.inv.Seed(p.place.paths))
 	}
 	if dateTime == "error" {
 		opts = append(opts, "-Werror=date-time")
