@@ -59,7 +59,7 @@ Settings:
 // settingsHelp is the table of settings as help text.
 func settingsHelp() string {
 	var b strings.Builder
-	for _, s := range (&config.Config{}).Settings() {
+	for _, s := range config.Describe("client") {
 		fmt.Fprintf(&b, "  %-22s %s\n      %s\n", s.Key, s.Env, s.Help)
 	}
 	return strings.TrimRight(b.String(), "\n")

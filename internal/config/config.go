@@ -1,12 +1,14 @@
-// Package config reads hpcc's settings: one table of keys, each of which can
-// stand in client.toml, in the environment, or be left at its default. The
-// environment wins over the file, the file over the default.
+// Package config reads hpcc's settings: for each role (client, scheduler,
+// worker) one table of keys, each of which can stand in the role's file, in the
+// environment, or be left at its default. The environment wins over the file,
+// the file over the default. Lists of tables ([[tenant]]) stand in the file
+// alone, and secrets in the environment or in files of their own.
 //
-// The file is client.toml in the configuration directory, which is
-// $HPCC_CONFIG_DIR, or hpcc below the user's configuration directory. It need
-// not exist. A key that the table lacks is an error that names the nearest
-// key: a misspelt setting that is silently ignored costs more than a build that
-// says so.
+// The file is client.toml, scheduler.toml or worker.toml in the configuration
+// directory, which is $HPCC_CONFIG_DIR, or hpcc below the user's configuration
+// directory. A key that the table lacks is an error that names the nearest key:
+// a misspelt setting that is silently ignored costs more than a build that says
+// so.
 package config
 
 import (
@@ -14,124 +16,99 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-// DateTime says what happens to a compile whose source uses __DATE__, __TIME__
-// or __TIMESTAMP__ while reproducible builds are on.
-type DateTime string
-
-// The policies for the time macros.
-const (
-	// DateTimeWarn compiles such a unit as written and does not cache it.
-	DateTimeWarn DateTime = "warn"
-	// DateTimeError lets the compile fail with the compiler's own error.
-	DateTimeError DateTime = "error"
-	// DateTimePin sets the macros to a fixed time.
-	DateTimePin DateTime = "pin"
-	// DateTimeAllow caches the unit as if the macros did not matter.
-	DateTimeAllow DateTime = "allow"
-)
-
-// Config is a complete set of settings. It is not changed once made, and so
-// may be read by many goroutines.
-type Config struct {
-	// Dir is the configuration directory, absolute. It also holds
-	// daemon.json. It may not exist yet.
+// Place is where a role's settings were looked for, and where each came from.
+type Place struct {
+	// Dir is the configuration directory, absolute. It may not exist.
 	Dir string
-	// File is the path of client.toml. It may not exist.
+	// File is the path of the role's file. It may not exist.
 	File string
 
-	Cache struct {
-		// Dir is the disk cache's directory, absolute.
-		Dir string
-		// MaxSize bounds the disk cache, in bytes; always positive.
-		MaxSize int64
-	}
-	Daemon struct {
-		// Port is the daemon's TCP port on the loopback address; 0 lets the
-		// system choose.
-		Port int
-		// Socket is the path of the daemon's Unix socket, absolute; "" lets
-		// the daemon choose.
-		Socket string
-	}
-	Reproducible struct {
-		// Enabled maps project roots to a fixed path and seeds names, so
-		// that equal sources in two directories give one object.
-		Enabled bool
-		// Roots are the project roots, absolute and clean. When empty, each
-		// compile's root is found from its working directory.
-		Roots []string
-		// DateTime is the policy for the time macros.
-		DateTime DateTime
-	}
-	// Verify is the share of hits, 0 to 1, that are compiled anyway and
-	// compared.
-	Verify float64
-	// Disable makes hpcc run every compiler untouched.
-	Disable bool
-	Log     struct {
-		Level slog.Level
-		// Format is "text" or "json".
-		Format string
-	}
-	// StatsLog is a file, absolute, that receives one JSON line per compile;
-	// "" for none.
-	StatsLog string
-
 	origins map[string]string
+}
+
+// IsSet reports whether somebody has set a key, by its name in the file.
+func (p *Place) IsSet(key string) bool { return p.origins[key] != "" }
+
+func (p *Place) place() *Place { return p }
+
+// Log says what a role logs, and how.
+type Log struct {
+	Level slog.Level
+	// Format is "text" or "json".
+	Format string
 }
 
 // Lookup tells an environment variable's value and whether it is set, as
 // os.LookupEnv does.
 type Lookup func(name string) (string, bool)
 
-// Load reads the settings of this process: its environment, and client.toml.
-func Load() (*Config, error) {
-	return LoadFrom(os.LookupEnv)
+// role is a set of settings. The keys that it returns point into it.
+type role interface {
+	place() *Place
+	keys() []key
+	setDefaults()
+	// finish fills in what follows from other settings, and checks what
+	// concerns more than one. It may run again on the result.
+	finish() error
 }
 
-// LoadFrom reads client.toml and the settings that env holds. It fails on a
-// file that cannot be read or parsed, on an unknown key, and on a value that
-// its key does not take; the error names the place and what would be right.
-func LoadFrom(env Lookup) (*Config, error) {
+// load fills r from the file called name and from env.
+func load(r role, name string, env Lookup) error {
 	dir, err := Dir(env)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c := &Config{Dir: dir, File: filepath.Join(dir, "client.toml"), origins: map[string]string{}}
-	c.setDefaults()
-	text, err := os.ReadFile(c.File)
+	p := r.place()
+	*p = Place{Dir: dir, File: filepath.Join(dir, name), origins: map[string]string{}}
+	r.setDefaults()
+	keys := r.keys()
+	text, err := os.ReadFile(p.File)
 	switch {
 	case err == nil:
-		if err := c.applyFile(text); err != nil {
-			return nil, err
+		if err := p.applyFile(keys, text); err != nil {
+			return err
 		}
 	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("settings: %w", err)
+		return fmt.Errorf("settings: %w", err)
 	}
-	if err := c.applyEnv(env); err != nil {
-		return nil, err
+	if err := p.applyEnv(keys, env); err != nil {
+		return err
 	}
-	return c, nil
+	return r.finish()
 }
 
-// Overlay returns a copy of c in which the settings that env holds win. The
-// daemon uses it for the environment of one compile, which is the build's and
-// not the daemon's.
-func (c *Config) Overlay(env Lookup) (*Config, error) {
-	o := *c
-	o.origins = make(map[string]string, len(c.origins))
-	for k, v := range c.origins {
-		o.origins[k] = v
+// applyEnv sets what the environment holds.
+func (p *Place) applyEnv(keys []key, env Lookup) error {
+	for i := range keys {
+		k := &keys[i]
+		if k.env == "" {
+			continue
+		}
+		// An empty variable counts as unset, since that is how a shell
+		// script takes a setting back.
+		text, ok := env(k.env)
+		if !ok || text == "" {
+			continue
+		}
+		if err := k.set(text); err != nil {
+			if k.secret {
+				return fmt.Errorf("%s: %w", k.env, err)
+			}
+			return fmt.Errorf("%s is %q: %w", k.env, text, err)
+		}
+		p.origins[k.name] = "environment"
 	}
-	if err := o.applyEnv(env); err != nil {
-		return nil, err
-	}
-	return &o, nil
+	return nil
 }
+
+// copyOrigins makes p independent of the Place that it was copied from.
+func (p *Place) copyOrigins() { p.origins = maps.Clone(p.origins) }
 
 // Dir is the configuration directory: $HPCC_CONFIG_DIR, or hpcc below the
 // user's configuration directory.
@@ -151,11 +128,12 @@ func Dir(env Lookup) (string, error) {
 
 // Setting is one key with its value and where that came from.
 type Setting struct {
-	// Key is the name in client.toml, with its table: "cache.max_size".
+	// Key is the name in the file, with its table: "cache.max_size".
 	Key string `json:"key"`
-	// Env is the environment variable that sets it.
+	// Env is the environment variable that sets it, "" if there is none.
 	Env string `json:"env"`
-	// Value is the value as client.toml would hold it, without quotes.
+	// Value is the value as the file would hold it, without quotes; "(set)" for
+	// a secret.
 	Value string `json:"value"`
 	// Origin is "default", "environment", or the file's path and line.
 	Origin string `json:"origin"`
@@ -163,49 +141,121 @@ type Setting struct {
 	Help string `json:"help"`
 }
 
-// Settings lists every key in the table's order.
-func (c *Config) Settings() []Setting {
+// settings lists every key of r in the table's order, and behind a list of
+// tables the keys of its entries.
+func settings(r role) []Setting { return r.place().list(r.keys(), "") }
+
+func (p *Place) list(keys []key, prefix string) []Setting {
 	var all []Setting
-	for _, k := range keys {
-		origin := c.origins[k.name]
-		if origin == "" {
-			origin = "default"
+	for i := range keys {
+		k := &keys[i]
+		name := prefix + k.name
+		if k.entries == nil {
+			origin := p.origins[name]
+			if origin == "" {
+				origin = "default"
+			}
+			all = append(all, Setting{Key: name, Env: k.env, Value: k.show(), Origin: origin, Help: k.help})
+			continue
 		}
-		all = append(all, Setting{Key: k.name, Env: k.env, Value: k.show(c), Origin: origin, Help: k.help})
+		for n, entry := range k.entries() {
+			all = append(all, p.list(entry, fmt.Sprintf("%s[%d].", name, n))...)
+		}
 	}
 	return all
 }
 
-// IsSet reports whether somebody has set a key, by its name in client.toml.
-func (c *Config) IsSet(key string) bool { return c.origins[key] != "" }
-
-func (c *Config) setDefaults() {
-	c.Cache.MaxSize = 10_000_000_000
-	c.Reproducible.DateTime = DateTimeWarn
-	c.Log.Level = slog.LevelInfo
-	c.Log.Format = "text"
-	// An account without a home directory can still be given a cache by
-	// name, so applyEnv is what complains of none.
-	if base, err := os.UserCacheDir(); err == nil {
-		c.Cache.Dir = filepath.Join(base, "hpcc")
+// Describe lists the keys of a role ("client", "scheduler", "worker") with their
+// variables and help; those of lists of tables by the list's name: nil for
+// another role.
+func Describe(role string) []Setting {
+	if r := newRole(role); r != nil {
+		return describe(r.keys(), "")
 	}
+	return nil
 }
 
-func (c *Config) applyEnv(env Lookup) error {
-	for _, k := range keys {
-		// An empty variable counts as unset, since that is how a shell
-		// script takes a setting back.
-		text, ok := env(k.env)
-		if !ok || text == "" {
+func newRole(name string) role {
+	switch name {
+	case "client":
+		return &Config{}
+	case "scheduler":
+		return &Scheduler{}
+	case "worker":
+		return &Worker{}
+	}
+	return nil
+}
+
+func describe(keys []key, prefix string) []Setting {
+	var all []Setting
+	for i := range keys {
+		k := &keys[i]
+		if k.sample != nil {
+			all = append(all, describe(k.sample(), prefix+k.name+".")...)
 			continue
 		}
-		if err := k.set(c, text); err != nil {
-			return fmt.Errorf("%s is %q: %w", k.env, text, err)
-		}
-		c.origins[k.name] = "environment"
+		all = append(all, Setting{Key: prefix + k.name, Env: k.env, Help: k.help})
 	}
-	if c.Cache.Dir == "" {
-		return errors.New("no cache directory: set HPCC_CACHE_DIR or cache.dir in " + c.File)
+	return all
+}
+
+// Secret is a credential. It shows itself nowhere: not in logs, not in JSON.
+type Secret string
+
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "(set)"
+}
+
+// GoString keeps a secret out of what %#v prints.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText keeps a secret out of JSON and of structured logs.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// maxCredential bounds a file that holds a credential: a signed token has some
+// thousand bytes.
+const maxCredential = 64 << 10
+
+// readCredential returns the credential itself: what the environment gave, else
+// what the file holds, without the white space around it.
+func readCredential(given Secret, file, key, env string) (Secret, error) {
+	if given != "" {
+		return given, nil
+	}
+	if file == "" {
+		return "", fmt.Errorf("no credential: name a file that holds it in %s, or set %s", key, env)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxCredential {
+		return "", fmt.Errorf("%s: %s: must be a file of at most %d bytes", key, file, maxCredential)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	s := strings.TrimSpace(string(text))
+	if err := checkCredential(s); err != nil {
+		return "", fmt.Errorf("%s: %s: %w", key, file, err)
+	}
+	return Secret(s), nil
+}
+
+// checkCredential tells whether s can stand in a header.
+func checkCredential(s string) error {
+	if s == "" {
+		return errors.New("the credential is empty")
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return errors.New("a credential is one word of printable ASCII")
+		}
 	}
 	return nil
 }

@@ -7,11 +7,12 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
-// load writes text as client.toml and loads it under env, to which the
+// loadText writes text as client.toml and loads it under env, to which the
 // configuration directory is added.
-func load(t *testing.T, text string, env map[string]string) (*Config, error) {
+func loadText(t *testing.T, text string, env map[string]string) (*Config, error) {
 	t.Helper()
 	dir := t.TempDir()
 	if text != "" {
@@ -30,7 +31,7 @@ func load(t *testing.T, text string, env map[string]string) (*Config, error) {
 
 func TestDefaults(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", "/home/someone/cache")
-	c, err := load(t, "", nil)
+	c, err := loadText(t, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,9 +48,12 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+const image = "sha256:4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f"
+
 const everyKey = `# settings
 verify = 0.25
 disable = true
+paranoid = true
 stats_log = "/var/log/hpcc.json"
 
 [cache]
@@ -65,13 +69,24 @@ enabled = true
 roots = ["/src", "/build/"]
 date_time = "pin"
 
+[remote]
+scheduler = "build.example.com:7500"
+ca = "/etc/ca.pem"
+credential_file = "/etc/credential"
+image = "registry.example.com/gcc@sha256:4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f"
+mode = "preprocessed"
+fallback = "any"
+local_jobs = 3
+race = true
+timeout = "90s"
+
 [log]
 level = "debug"
 format = "json"
 `
 
 func TestFile(t *testing.T) {
-	c, err := load(t, everyKey, nil)
+	c, err := loadText(t, everyKey, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,15 +94,26 @@ func TestFile(t *testing.T) {
 		c.Daemon.Socket != "/run/hpcc.sock" || !c.Reproducible.Enabled ||
 		!reflect.DeepEqual(c.Reproducible.Roots, []string{"/src", "/build"}) ||
 		c.Reproducible.DateTime != DateTimePin || c.Verify != 0.25 || !c.Disable ||
-		c.StatsLog != "/var/log/hpcc.json" || c.Log.Level != slog.LevelDebug || c.Log.Format != "json" {
+		c.StatsLog != "/var/log/hpcc.json" || !c.Paranoid || c.Log.Level != slog.LevelDebug || c.Log.Format != "json" {
 		t.Errorf("got %+v", c)
 	}
+	wantRemote := Remote{
+		Scheduler: "build.example.com:7500", CA: "/etc/ca.pem", CredentialFile: "/etc/credential",
+		Image: image, ImageName: "registry.example.com/gcc@" + image, Mode: ModePreprocessed, Fallback: FallbackAny,
+		LocalJobs: 3, Race: true, Timeout: 90 * time.Second,
+	}
+	if c.Remote != wantRemote {
+		t.Errorf("remote: got %+v, want %+v", c.Remote, wantRemote)
+	}
 	for _, s := range c.Settings() {
+		if s.Key == "remote.credential" { // not in a file
+			continue
+		}
 		if !strings.HasPrefix(s.Origin, c.File+":") {
 			t.Errorf("%s: origin %q lacks the file and line", s.Key, s.Origin)
 		}
-		if s.Key == "cache.max_size" && s.Origin != c.File+":8" {
-			t.Errorf("cache.max_size: origin %q, want line 8", s.Origin)
+		if s.Key == "cache.max_size" && s.Origin != c.File+":9" {
+			t.Errorf("cache.max_size: origin %q, want line 9", s.Origin)
 		}
 	}
 }
@@ -101,6 +127,10 @@ func TestEnvironmentWins(t *testing.T) {
 		"HPCC_REPRODUCIBLE_DATE_TIME": "allow", "HPCC_VERIFY": "1",
 		"HPCC_DISABLE": "0", "HPCC_STATS_LOG": "/env/log",
 		"HPCC_LOG_LEVEL": "error", "HPCC_LOG_FORMAT": "text",
+		"HPCC_REMOTE_SCHEDULER": "other:1", "HPCC_REMOTE_CA": "/env/ca", "HPCC_REMOTE_CREDENTIAL_FILE": "/env/cred",
+		"HPCC_REMOTE_CREDENTIAL": "s3cret", "HPCC_REMOTE_IMAGE": image, "HPCC_REMOTE_MODE": "cas",
+		"HPCC_REMOTE_FALLBACK": "fail", "HPCC_REMOTE_LOCAL_JOBS": "5", "HPCC_REMOTE_RACE": "false",
+		"HPCC_REMOTE_TIMEOUT": "1h30m", "HPCC_PARANOID": "no",
 	}
 	want := map[string]string{
 		"cache.dir": "/env/cache", "cache.max_size": "3GB", "daemon.port": "5000",
@@ -108,13 +138,17 @@ func TestEnvironmentWins(t *testing.T) {
 		"reproducible.roots": "/env/a:/env/b", "reproducible.date_time": "allow",
 		"verify": "1", "disable": "false", "stats_log": "/env/log",
 		"log.level": "error", "log.format": "text",
+		"remote.scheduler": "other:1", "remote.ca": "/env/ca", "remote.credential_file": "/env/cred",
+		"remote.credential": "(set)", "remote.image": image, "remote.mode": "cas",
+		"remote.fallback": "fail", "remote.local_jobs": "5", "remote.race": "false",
+		"remote.timeout": "1h30m", "paranoid": "false",
 	}
-	c, err := load(t, everyKey, env)
+	c, err := loadText(t, everyKey, env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(env) != len(keys) || len(want) != len(keys) {
-		t.Fatalf("the test sets %d of %d keys", len(env), len(keys))
+	if n := len(c.keys()); len(env) != n || len(want) != n {
+		t.Fatalf("the test sets %d of %d keys", len(env), n)
 	}
 	for _, s := range c.Settings() {
 		if s.Value != want[s.Key] || s.Origin != "environment" {
@@ -124,13 +158,13 @@ func TestEnvironmentWins(t *testing.T) {
 			t.Errorf("%s is set by %s, which the test does not set", s.Key, s.Env)
 		}
 	}
-	if c, err = load(t, everyKey, map[string]string{"HPCC_CACHE_DIR": ""}); err != nil || c.Cache.Dir != "/file/cache" {
+	if c, err = loadText(t, everyKey, map[string]string{"HPCC_CACHE_DIR": ""}); err != nil || c.Cache.Dir != "/file/cache" {
 		t.Errorf("an empty variable must count as unset: %v, %v", c, err)
 	}
 }
 
 func TestOverlay(t *testing.T) {
-	c, err := load(t, everyKey, nil)
+	c, err := loadText(t, everyKey, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,13 +200,27 @@ func TestErrors(t *testing.T) {
 		{"policy", "", map[string]string{"HPCC_REPRODUCIBLE_DATE_TIME": "never"}, "must be one of warn, error, pin, allow"},
 		{"root of all", "", map[string]string{"HPCC_ROOT": "/"}, "/ cannot be a project root"},
 		{"boolean", "disable = 1\n", nil, "must be true or false"},
+		{"quoted key", "\"cache.dir\" = \"/c\"\n", nil, `client.toml:1: unknown key "cache.dir": write it without quotes`},
+		{"all unknown keys", "a1 = 1\n[cache]\n\ndirr = 2\n", nil, "client.toml:1: unknown key a1\n"},
+		{"inline table", "cache = { dir = \"/c\",\n  maxsize = 1 }\n", nil, "client.toml:2: unknown key cache.maxsize: did you mean cache.max_size?"},
+		{"scheduler without port", "[remote]\nscheduler = \"build\"\n", nil, "client.toml:2: remote.scheduler is build: must be an address"},
+		{"image without digest", "[remote]\nimage = \"gcc:12\"\n", nil, "must name an image by its digest"},
+		{"no image", "[remote]\nscheduler = \"build:7500\"\n", nil, "set remote.image in"},
+		{"credential in the file", "[remote]\ncredential = \"s3cret\"\n", nil, "client.toml:2: remote.credential does not belong into this file"},
+		{"credential of two words", "", map[string]string{"HPCC_REMOTE_CREDENTIAL": "s3cret word"}, "HPCC_REMOTE_CREDENTIAL: a credential is one word"},
+		{"paranoid alone", "paranoid = true\n", nil, "paranoid keeps no results here"},
+		{"time without unit", "[remote]\ntimeout = 90\n", nil, `must be a time such as "90s"`},
+		{"time too long", "[remote]\ntimeout = \"999h\"\n", nil, "must be a time from 1s to 24h"},
 		{"table for a value", "cache = 1\n", nil, "client.toml:1:"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := load(t, tt.file, tt.env)
+			_, err := loadText(t, tt.file, tt.env)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %q, want %q", err, tt.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("error %q tells the secret", err)
 			}
 		})
 	}

@@ -56,10 +56,10 @@ func FuzzClientTOML(f *testing.F) {
 	f.Add([]byte("[cache]\nmaxsize = 1\n"))
 	f.Add([]byte("verify = 0.25\ndisable = true\n[reproducible]\nroots = [\"/w\", \"/b/../c\"]\n[daemon]\nport = 7\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c := &Config{File: "client.toml", origins: map[string]string{}}
+		c := &Config{Place: Place{File: "client.toml", origins: map[string]string{}}}
 		c.setDefaults()
 		c.Cache.Dir = "/cache"
-		if c.applyFile(text) != nil {
+		if c.applyFile(c.keys(), text) != nil {
 			return
 		}
 		if c.Cache.MaxSize <= 0 {
@@ -74,9 +74,9 @@ func FuzzClientTOML(f *testing.F) {
 				return // no list in the environment can hold it
 			}
 		}
-		again := &Config{File: "client.toml", origins: map[string]string{}}
+		again := &Config{Place: Place{File: "client.toml", origins: map[string]string{}}}
 		again.setDefaults()
-		if err := again.applyEnv(func(name string) (string, bool) { v, ok := env[name]; return v, ok }); err != nil {
+		if err := again.applyEnv(again.keys(), func(name string) (string, bool) { v, ok := env[name]; return v, ok }); err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
 		for i, s := range again.Settings() {
