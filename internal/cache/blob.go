@@ -121,6 +121,22 @@ func isCompressed(path string) bool {
 	return len(path) > len(suffix) && path[len(path)-len(suffix):] == suffix
 }
 
+// HasBlob tells whether a file of the blob is there, which counts as its use. That
+// the file holds what it should is only known once it was read: where Blob finds
+// it damaged, HasBlob no longer finds it.
+func (c *Disk) HasBlob(d digest.Digest) bool {
+	path := c.blobPath(d)
+	for _, p := range [2]string{path + suffix, path} {
+		// A crash of the machine leaves files empty or short; where that can be
+		// seen, it is mended by the next PutBlob. Otherwise a reader sees it.
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() && (fi.Size() == d.Size() || isCompressed(p) && fi.Size() > 0) {
+			touch(p, fi)
+			return true
+		}
+	}
+	return false
+}
+
 // PutBlob stores b and returns its digest; if the cache has it already, nothing
 // is written. Errors are ErrTooLarge, ErrFull, ErrReadOnly and the file
 // system's.
@@ -129,16 +145,10 @@ func (c *Disk) PutBlob(b []byte) (digest.Digest, error) {
 		return digest.Digest{}, fmt.Errorf("blob of %d bytes: %w", len(b), ErrTooLarge)
 	}
 	d := digest.Of(b)
-	path := c.blobPath(d)
-	for _, p := range [2]string{path + suffix, path} {
-		// A crash of the machine leaves files empty or short; where that can be
-		// seen, it is mended here. Otherwise the next reader sees it.
-		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() && (fi.Size() == d.Size() || isCompressed(p) && fi.Size() > 0) {
-			touch(p, fi)
-			return d, nil
-		}
+	if c.HasBlob(d) {
+		return d, nil
 	}
-	data := b
+	data, path := b, c.blobPath(d)
 	if !c.reflinks() {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)

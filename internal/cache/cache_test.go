@@ -189,6 +189,37 @@ func TestBlobRoundTrip(t *testing.T) {
 	clean(t, c)
 }
 
+func TestHasBlob(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	for _, b := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("compressible "), 1000)} {
+		d := digest.Of(b)
+		if c.HasBlob(d) {
+			t.Errorf("%s is there before it was put", d)
+		}
+		if _, err := c.PutBlob(b); err != nil {
+			t.Fatal(err)
+		}
+		if !c.HasBlob(d) {
+			t.Errorf("%s is not there", d)
+		}
+	}
+	d := digest.Of([]byte("x"))
+	path, _ := filepath.Glob(filepath.Join(dir, "cas/*", d.Hex()+"-1*"))
+	if err := os.WriteFile(path[0], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c.HasBlob(d) {
+		t.Error("a file that is empty has a blob of one byte")
+	}
+	if err := os.WriteFile(path[0], []byte("y"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Blob(d); !errors.Is(err, cache.ErrNotFound) || c.HasBlob(d) {
+		t.Errorf("after the damage was found: %v", err)
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	c := open(t, t.TempDir())
 	huge, err := digest.New([32]byte{1}, cache.MaxBlob+1)

@@ -15,6 +15,11 @@ const (
 	// MaxStdio bounds stdout and stderr together.
 	MaxStdio = 4 << 20
 	MaxRole  = 64
+
+	// OutputRoot is a root for outputs alone: a job that has it may have no input
+	// at or below it. It holds nothing that the client could have, so that what
+	// the job looks up there is neither found nor absent.
+	OutputRoot = "/hpcc/out"
 )
 
 // Environment is what every job's environment begins with; a job's own
