@@ -1,0 +1,174 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// How long a worker is left alone. Times double from the first to the second
+// number with each failure in a row; a lie is not forgotten by what is right
+// later.
+const (
+	failedFirst, failedMost = 5 * time.Second, time.Minute
+	liedFirst, liedMost     = time.Minute, time.Hour
+	// A worker that is full says for how long; it is believed within these.
+	fullLeast, fullMost = 100 * time.Millisecond, time.Minute
+
+	// maxRecords bounds the workers that are remembered.
+	maxRecords = 4096
+)
+
+// health remembers which workers to leave alone.
+type health struct {
+	now func() time.Time
+	mu  sync.Mutex
+	all map[string]*record
+}
+
+// record is of one worker, by its name.
+type record struct {
+	fails, lies int
+	until       time.Time
+	why         error
+}
+
+func newHealth(now func() time.Time) *health { return &health{now: now, all: map[string]*record{}} }
+
+// of returns a worker's record, with mu held.
+func (h *health) of(worker string) *record {
+	r := h.all[worker]
+	if r == nil {
+		if len(h.all) >= maxRecords {
+			for name, old := range h.all {
+				if old.lies == 0 && !old.until.After(h.now()) {
+					delete(h.all, name)
+				}
+			}
+			if len(h.all) >= maxRecords {
+				clear(h.all)
+			}
+		}
+		r = &record{}
+		h.all[worker] = r
+	}
+	return r
+}
+
+func grown(first, most time.Duration, times int) time.Duration {
+	for range times {
+		if first *= 2; first >= most {
+			return most
+		}
+	}
+	return first
+}
+
+func (h *health) block(r *record, d time.Duration, why error) {
+	if until := h.now().Add(d); until.After(r.until) {
+		r.until, r.why = until, why
+	}
+}
+
+// lied notes that a worker broke the contract.
+func (h *health) lied(worker string, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.of(worker)
+	h.block(r, grown(liedFirst, liedMost, r.lies), why)
+	r.lies++
+}
+
+// failed notes what else a worker did wrong.
+func (h *health) failed(worker string, f *failure) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch r := h.of(worker); f.kind {
+	case full:
+		h.block(r, min(max(f.delay, fullLeast), fullMost), f)
+	case unreachable, lost:
+		// Many calls lose one worker at once: that is one failure.
+		if !r.until.After(h.now()) {
+			h.block(r, grown(failedFirst, failedMost, r.fails), f)
+			r.fails++
+		}
+	}
+}
+
+func (h *health) ok(worker string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r := h.all[worker]; r != nil {
+		r.fails = 0
+	}
+}
+
+// choose returns the first of a route's workers that is neither to be left alone
+// nor among tried; nil if there is none.
+func (h *health) choose(r *route, tried map[string]bool) *assignment {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range r.workers {
+		if rec := h.all[a.worker]; !tried[a.worker] && (rec == nil || !rec.until.After(h.now())) {
+			return a
+		}
+	}
+	return nil
+}
+
+// avoid names the workers of a route that choose does not return.
+func (h *health) avoid(r *route, tried map[string]bool) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var names []string
+	for _, a := range r.workers {
+		if rec := h.all[a.worker]; tried[a.worker] || rec != nil && rec.until.After(h.now()) {
+			names = append(names, a.worker)
+		}
+	}
+	return names
+}
+
+// unavailable is the error of a call for which choose has nobody left, with what
+// happened to it; a call to which nothing happened is told why its workers are
+// left alone.
+func (h *health) unavailable(r *route, failures []error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := &UnavailableError{Retry: h.now().Add(time.Hour)}
+	earlier := func(t time.Time) {
+		if t.Before(e.Retry) {
+			e.Retry = t
+		}
+	}
+	var why []error
+	for _, a := range r.workers {
+		rec := h.all[a.worker]
+		if rec == nil || !rec.until.After(h.now()) {
+			earlier(h.now().Add(fullLeast))
+			continue
+		}
+		earlier(rec.until)
+		if f := (*failure)(nil); errors.As(rec.why, &f) {
+			why = append(why, &workerError{a.worker, f})
+		} else {
+			why = append(why, rec.why)
+		}
+	}
+	for i, err := range failures {
+		if u := (*UnavailableError)(nil); errors.As(err, &u) {
+			earlier(u.Retry)
+			failures[i] = u.Err
+		}
+	}
+	switch {
+	case len(failures) > 0:
+		e.Err = errors.Join(failures...)
+	case len(why) > 0:
+		e.Err = fmt.Errorf("left alone for a while: %w", errors.Join(why...))
+	default:
+		e.Err = errors.New("the scheduler names none")
+	}
+	return e
+}
