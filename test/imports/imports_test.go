@@ -40,6 +40,7 @@ const graph = `
 	internal/cache:        internal/action internal/atomicfile internal/digest
 	internal/config:
 	internal/telemetry:
+	internal/audit:       internal/atomicfile internal/digest
 
 	# How client and worker compress what they say.
 	internal/wirezip:
