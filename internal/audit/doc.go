@@ -2,8 +2,7 @@
 // what was run in what, from which inputs, and what came out of it.
 //
 // A Row says enough to run the job again; what is long in it (thousands of
-// inputs) moves into a Detail, a blob that the row names by digest (Row.Fit,
-// Row.Restore). A Log takes rows, and a row is durable when Append returns: no
+// inputs) moves into a blob that the row names by digest (Row.Fit, Row.Restore). A Log takes rows, and a row is durable when Append returns: no
 // result is handed out before that. Journal is the log on a worker's own disk:
 // numbered rows in append-only files, chained by SHA-256, so that what a crash
 // left unfinished and what somebody or something changed are told apart. Read

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,15 +20,17 @@ const (
 	// MaxRow bounds a row's encoding in bytes. A tile of a transparency log takes
 	// entries of 65,535 bytes.
 	MaxRow = 60 << 10
-	// inlineBytes is up to what size a row keeps its Detail: most rows of C units
-	// do, and are read without looking elsewhere.
+	// inlineBytes is up to what size a row keeps its command and its reads: most
+	// rows of C units do, and are read without looking elsewhere.
 	inlineBytes = 8 << 10
 	// MaxText bounds each name of a row, in bytes; what somebody else wrote is to
-	// be cut to it (Clip).
-	MaxText = 1 << 10
+	// be cut to it (Clip). Eleven of them in the six bytes that JSON may need for
+	// one, with what stays inline and a full list of outputs, still fit a row.
+	MaxText = 512
 	// maxList bounds the lists that stay in a row.
-	maxList = 64
-	// MaxDetail bounds a Detail's encoding: four times what a job's message may
+	maxList = 32
+	maxRole = 64
+	// MaxDetail bounds the encoding of a row's detail: four times what a job's message may
 	// hold, for paths come in several lists.
 	MaxDetail = 64 << 20
 )
@@ -62,10 +65,11 @@ type Row struct {
 	// Action is the action key.
 	Action Key `json:"action_key,omitzero"`
 
-	// Detail names the blob that holds what follows here and is empty then, see
-	// Fit.
+	// Detail names the blob that holds Command and Reads where they are long; see
+	// Fit. Reads are then empty here, and Command may be.
 	Detail Digest `json:"detail,omitzero"`
-	Detailed
+	Command
+	Reads
 
 	Outputs  []Output      `json:"outputs,omitempty"`
 	Stdout   Digest        `json:"stdout,omitzero"`
@@ -85,21 +89,30 @@ type Row struct {
 	Versions  Versions  `json:"versions"`
 }
 
-// Detailed is what a job was asked to do, and what it read. It stands in the row
-// or in the blob that the row's Detail names.
-type Detailed struct {
-	Argv  []string `json:"argv,omitempty"`
-	Env   []string `json:"env,omitempty"` // on top of what every job has
-	Cwd   string   `json:"cwd,omitempty"`
-	Roots []string `json:"roots,omitempty"`
+// Command is what a job was asked to do.
+type Command struct {
+	// Source is the path of what a person would call the source.
+	Source string   `json:"source,omitempty"`
+	Argv   []string `json:"argv,omitempty"`
+	Env    []string `json:"env,omitempty"` // on top of what every job has
+	Cwd    string   `json:"cwd,omitempty"`
+	Roots  []string `json:"roots,omitempty"`
 	// Declared are the outputs that the job might leave.
 	Declared []Declared `json:"declared,omitempty"`
-	// Source is the path of what a person would call the source.
-	Source string `json:"source,omitempty"`
+}
+
+// Reads is what a job looked up below its roots.
+type Reads struct {
 	// Inputs are what the job read or followed, sorted by path.
 	Inputs []Input `json:"inputs,omitempty"`
 	// Absent are the paths that it looked for in vain, sorted.
 	Absent []Name `json:"absent,omitempty"`
+}
+
+// detail is what a row's blob holds.
+type detail struct {
+	Command
+	Reads
 }
 
 // Declared is an output that a job might leave.
@@ -246,18 +259,19 @@ func sortInputs(inputs []Input) {
 }
 
 // Fit brings a complete row into the form in which it is appended: lists sorted,
-// SourceDigest computed, the detail moved to a blob if it is long. It returns
-// that blob, or nil; the caller stores it, under the digest that is now in
-// r.Detail, before it appends the row, or the job cannot be rebuilt.
+// SourceDigest computed, and what is long moved to a blob. It returns that blob,
+// or nil; the caller stores it, under the digest that is now in r.Detail, before
+// it appends the row, or the job cannot be rebuilt. A command that is short stays
+// in the row as well, for those who only read.
 //
-// Hits of one action share their blob, where the command is equal as well.
+// Jobs that differ in nothing but who asked share their blob.
 func (r *Row) Fit() (blob []byte, err error) {
 	r.Time = r.Time.UTC()
 	r.Inputs, r.Absent = slices.Clone(r.Inputs), slices.Clone(r.Absent)
 	sortInputs(r.Inputs)
 	slices.Sort(r.Absent)
 	r.SourceDigest = SourceDigest(r.Inputs)
-	blob, err = encode(r.Detailed)
+	blob, err = encode(detail{r.Command, r.Reads})
 	if err != nil {
 		return nil, err
 	}
@@ -267,12 +281,19 @@ func (r *Row) Fit() (blob []byte, err error) {
 	if len(blob) > MaxDetail {
 		return nil, fmt.Errorf("audit: a job's detail of %d bytes, the limit is %d", len(blob), MaxDetail)
 	}
-	r.Detail, r.Detailed = Digest(digest.Of(blob)), Detailed{}
+	command, err := encode(r.Command)
+	if err != nil {
+		return nil, err
+	}
+	r.Detail, r.Reads = Digest(digest.Of(blob)), Reads{}
+	if len(command) > inlineBytes {
+		r.Command = Command{}
+	}
 	return blob, nil
 }
 
 // Restore puts the blob that r.Detail names back into the row, after checking
-// that it is that blob and fits the row's SourceDigest.
+// that it is that blob and fits what the row says.
 func (r *Row) Restore(blob []byte) error {
 	if digest.Of(blob) != digest.Digest(r.Detail) {
 		return fmt.Errorf("audit: detail of a row: %w", digest.ErrMismatch)
@@ -280,14 +301,17 @@ func (r *Row) Restore(blob []byte) error {
 	if len(blob) > MaxDetail {
 		return fmt.Errorf("audit: a detail of %d bytes", len(blob))
 	}
-	var d Detailed
+	var d detail
 	if err := json.Unmarshal(blob, &d); err != nil {
 		return fmt.Errorf("audit: detail of a row: %w", err)
 	}
 	if SourceDigest(d.Inputs) != r.SourceDigest {
 		return errors.New("audit: the inputs in a row's detail are not those of its source digest")
 	}
-	r.Detailed, r.Detail = d, Digest{}
+	if !reflect.DeepEqual(r.Command, Command{}) && !reflect.DeepEqual(r.Command, d.Command) {
+		return errors.New("audit: the command in a row's detail is not the row's")
+	}
+	r.Command, r.Reads, r.Detail = d.Command, d.Reads, Digest{}
 	return nil
 }
 
@@ -327,6 +351,9 @@ func encodeRow(r *Row) ([]byte, error) {
 		r.Isolation.Runtime, r.Isolation.Version, r.Versions.HPCC, r.Versions.Agent,
 	}
 	for _, o := range r.Outputs {
+		if len(o.Role) > maxRole {
+			return nil, &RowError{fmt.Sprintf("the role %.80q", o.Role)}
+		}
 		texts = append(texts, o.Role)
 	}
 	for name, d := range r.Isolation.Digests {

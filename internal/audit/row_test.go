@@ -23,10 +23,12 @@ func someRow() *Row {
 		Time: someTime, Tenant: "acme", Subject: "jo@example.com", Worker: "w1", VM: "m-1",
 		Image:  "sha256:" + digest.Of([]byte("image")).Hex(),
 		Action: Key{1, 2, 3},
-		Detailed: Detailed{
+		Command: Command{
 			Argv: []string{"gcc", "-DX=<a&b>", "-c", "a.c"}, Env: []string{"LANG=C"}, Cwd: "/hpcc/src",
 			Roots: []string{"/hpcc/src", "/hpcc/out"}, Declared: []Declared{{"object", "/hpcc/out/object", false}, {"dwo", "/hpcc/out/dwo", true}},
 			Source: "/hpcc/src/a.c",
+		},
+		Reads: Reads{
 			Inputs: []Input{{Path: "/hpcc/src/b.h", Target: "c.h"}, {Path: "/hpcc/src/a.c", Digest: d("a")}, {Path: "/hpcc/src/inc"}},
 			Absent: []Name{"/hpcc/src/z.h", "/hpcc/src/\xff.h"},
 		},
@@ -113,12 +115,12 @@ func TestFitMovesWhatIsLong(t *testing.T) {
 		r.Inputs = append(r.Inputs, Input{Path: Name(fmt.Sprintf("/hpcc/src/include/%d.h", i)), Digest: d(fmt.Sprint(i))})
 	}
 	r.Absent = append(r.Absent, Name(strings.Repeat("a", 4000)))
-	want := r.Detailed
+	want, command := r.Reads, r.Command
 	blob, err := r.Fit()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if digest.Of(blob) != digest.Digest(r.Detail) || len(r.Inputs) > 0 || r.Argv != nil {
+	if digest.Of(blob) != digest.Digest(r.Detail) || len(r.Inputs) > 0 || !reflect.DeepEqual(r.Command, command) {
 		t.Errorf("detail %v of a blob of %d bytes", r.Detail, len(blob))
 	}
 	raw, err := encodeRow(r)
@@ -143,20 +145,32 @@ func TestFitMovesWhatIsLong(t *testing.T) {
 	if err := back.Restore(blob); err != nil {
 		t.Fatal(err)
 	}
-	if len(back.Inputs) != len(want.Inputs) || SourceDigest(want.Inputs) != back.SourceDigest || !reflect.DeepEqual(back.Argv, want.Argv) || len(back.Absent) != 3 {
+	if len(back.Inputs) != len(want.Inputs) || SourceDigest(want.Inputs) != back.SourceDigest || !reflect.DeepEqual(back.Command, command) || len(back.Absent) != 3 {
 		t.Error("the detail is not what it was")
 	}
 }
 
 // A detail that is its digest's, but not its row's.
-func TestRestoreChecksInputs(t *testing.T) {
-	blob, err := json.Marshal(Detailed{Inputs: []Input{{Path: "/x", Digest: d("x")}}})
+func TestRestoreChecksTheRow(t *testing.T) {
+	x := detail{Command{Argv: []string{"gcc"}}, Reads{Inputs: []Input{{Path: "/x", Digest: d("x")}}}}
+	blob, err := json.Marshal(x)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Row{Detail: Digest(digest.Of(blob))}
-	if err := r.Restore(blob); err == nil {
-		t.Error("no error")
+	r := Row{Detail: Digest(digest.Of(blob)), SourceDigest: SourceDigest(x.Inputs), Command: x.Command}
+	good := r
+	if err := good.Restore(blob); err != nil {
+		t.Error(err)
+	}
+	inputs := r
+	inputs.SourceDigest = SourceDigest(nil)
+	if err := inputs.Restore(blob); err == nil {
+		t.Error("other inputs: no error")
+	}
+	command := r
+	command.Command = Command{Argv: []string{"g++"}}
+	if err := command.Restore(blob); err == nil {
+		t.Error("another command: no error")
 	}
 }
 
@@ -172,6 +186,7 @@ func TestNoRows(t *testing.T) {
 		"long error":          func(r *Row) { r.Error = long },
 		"no UTF-8":            func(r *Row) { r.Subject = "\xff" },
 		"role":                func(r *Row) { r.Outputs[0].Role = "\xff" },
+		"long role":           func(r *Row) { r.Outputs[0].Role = strings.Repeat("x", maxRole+1) },
 		"argument":            func(r *Row) { r.Argv[0] = "\xff" },
 		"declared":            func(r *Row) { r.Declared[0].Path = "\xff" },
 		"outputs":             func(r *Row) { r.Outputs = make([]Output, maxList+1) },
@@ -191,14 +206,26 @@ func TestNoRows(t *testing.T) {
 
 // A row that Fit was applied to is never too long, however long its parts are.
 func TestFittedRowsFit(t *testing.T) {
-	r := someRow()
 	long := strings.Repeat("\x01", MaxText) // six bytes each in JSON
-	r.Tenant, r.Error, r.Argv = long, long, []string{strings.Repeat("x", 1<<20)}
-	if blob, err := r.Fit(); err != nil || len(blob) < 1<<20 {
-		t.Fatal(len(blob), err)
-	}
-	if _, err := encodeRow(r); err != nil {
-		t.Error(err)
+	for _, argv := range []string{strings.Repeat("x", 1<<20), strings.Repeat("x", inlineBytes-2000), "x"} {
+		r := someRow()
+		r.Argv = []string{argv}
+		for _, s := range []*string{
+			&r.Tenant, &r.Subject, &r.Worker, &r.VM, &r.Image, &r.Limit, &r.Error,
+			&r.Isolation.Runtime, &r.Isolation.Version, &r.Versions.HPCC, &r.Versions.Agent,
+		} {
+			*s = long
+		}
+		for len(r.Outputs) < maxList {
+			r.Outputs = append(r.Outputs, Output{strings.Repeat("r", maxRole), d("x"), true})
+		}
+		blob, err := r.Fit()
+		if err != nil || (blob != nil) != (len(argv) > inlineBytes) || blob != nil && r.Argv != nil {
+			t.Fatal(len(blob), len(r.Argv), err)
+		}
+		if b, err := encodeRow(r); err != nil {
+			t.Errorf("%d bytes, %v", len(b), err)
+		}
 	}
 }
 
