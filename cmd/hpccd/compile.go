@@ -32,22 +32,27 @@ func compileOnce(args []string) int {
 	// caught, the signal would end this program first.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGXFSZ)
 	runner := wrapper.NewRunner()
-	req, err := runner.Request(args)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "hpcc: %s: %s\n", args[0], err)
+	req, missing := runner.Request(args)
+	if req == nil {
+		fmt.Fprintf(os.Stderr, "hpcc: %s: %s\n", args[0], missing)
 		return 127
 	}
 	req.ShowCommand = show
 	msg, err := lead(runner, req)
 	switch {
-	case err != nil:
+	case err != nil && missing == nil:
 		// A build never fails because of its cache.
 		dir, _ := config.Dir(os.LookupEnv)
 		wrapper.NoteNoCache(dir, err)
+	case err != nil:
 	case msg.Done != nil:
 		return runner.Finish(args, msg.Done)
 	case msg.Run != nil:
 		return runner.Show(msg.Run.Args)
+	}
+	if missing != nil {
+		fmt.Fprintf(os.Stderr, "hpcc: %s: %s\n", args[0], missing)
+		return 127
 	}
 	if show {
 		return runner.Show(args)

@@ -81,6 +81,10 @@ type RemoteCommand struct {
 // stay where they are (Root.Neutral is Root.Dir).
 func (inv *Invocation) InPlace() bool { return inv.Coverage }
 
+// DecidesColour reports whether the command says itself if messages are
+// coloured; RemoteArgs asks for colours where it does not.
+func (inv *Invocation) DecidesColour() bool { return inv.colour != "" && inv.colour != colourAuto }
+
 // Seed is the value for -frandom-seed that follows from the command and the
 // neutral name of its source, and not from its inputs: gcc writes it into debug
 // information.
@@ -237,7 +241,7 @@ func (r *remote) added() []string {
 	}
 	args = append(args, inv.ReproducibleArgs(nil)...)
 	switch {
-	case inv.colour != "" && inv.colour != colourAuto, inv.Family == CL:
+	case inv.DecidesColour(), inv.Family == CL:
 	case inv.Family == ClangCL:
 		args = append(args, "-fcolor-diagnostics")
 	case inv.Family == Clang && inv.Language == langAssembler: // warns that it is not used

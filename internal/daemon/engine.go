@@ -33,6 +33,9 @@ type Options struct {
 	Verify float64
 	// StatsLog is a file that gets one JSON line for each compile, or "".
 	StatsLog string
+	// Away has workers make the compiles, if it is not nil. Reproducible is on
+	// then.
+	Away *Away
 	// Disabled passes every compile through.
 	Disabled bool
 	// Background lets results be stored after the build has gone on. A
@@ -60,10 +63,16 @@ type Engine struct {
 	manifests *lru[manifestID, *manifest]
 	results   *lru[digest.Key, *result]
 	listings  *lru[string, *listing]
-	flights   flights
-	stats     *recorder
-	history   *history
-	running   running
+	// guesses are what commands have read on workers, by prepared.key.
+	guesses *lru[digest.Key, []string]
+	// sameness tells which compilers of this machine are an image's.
+	sameness sameness
+	// local bounds the compilers that run here in workers' place.
+	local   chan struct{}
+	flights flights
+	stats   *recorder
+	history *history
+	running running
 	// described are the toolchains whose descriptions are on disk.
 	described  sync.Map // digest.Key -> struct{}
 	mismatched atomic.Bool
@@ -81,8 +90,14 @@ func NewEngine(opt Options) *Engine {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	local := 1
+	if opt.Away != nil {
+		local = max(local, opt.Away.LocalJobs)
+	}
 	return &Engine{
-		opt: opt, cache: opt.Cache, log: opt.Log,
+		local:   make(chan struct{}, local),
+		guesses: newLRU[digest.Key, []string](20_000),
+		opt:     opt, cache: opt.Cache, log: opt.Log,
 		detector: compiler.NewDetector(opt.Cache),
 		files:    newFileTable(),
 		// A scan holds a few kilobytes; a large C++ tree has some 20,000
@@ -172,6 +187,15 @@ const (
 	reasonStore         compiler.Reason = "store-failed"
 	reasonVerify        compiler.Reason = "verify-mismatch"
 	reasonRoot          compiler.Reason = "root-prefix"
+
+	// Of compiles that no worker makes.
+	reasonAway      compiler.Reason = "worker-unavailable"
+	reasonNoRoot    compiler.Reason = "no-project-root"
+	reasonLeadsOut  compiler.Reason = "link-out-of-project"
+	reasonLimit     compiler.Reason = "worker-limit"
+	reasonUnbounded compiler.Reason = "too-many-inputs"
+	reasonProjectCC compiler.Reason = "project-compiler"
+	reasonOutputDir compiler.Reason = "output-directory"
 )
 
 var engineReasons = map[compiler.Reason]string{
@@ -197,7 +221,15 @@ var engineReasons = map[compiler.Reason]string{
 	reasonComputed:      "which headers are asked for is made by macros: known from the second compile on",
 	reasonStore:         "the result could not be written to the cache",
 	reasonVerify:        "a hit was compiled to verify it, and differed; its entry is in quarantine",
-	reasonRoot:          "an input's path begins with the root's name without being below it",
+	reasonAway:          "no worker could be reached, or none had room",
+	reasonNoRoot:        "the compile is not below a project root, so that a worker would lack its files",
+	reasonLeadsOut:      "a symbolic link leads out of the project",
+	reasonLimit:         "the compile passed one of the worker's limits",
+	reasonUnbounded:     "more files than a worker takes for one compile",
+	reasonProjectCC:     "the compiler lies in the project itself",
+	reasonOutputDir:     "the directory of an output cannot be written",
+
+	reasonRoot: "an input's path begins with the root's name without being below it",
 }
 
 // DescribeReason says in one line what a reason for not caching means; "" for

@@ -69,6 +69,23 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 	if len(j.req.GetArgs()) == 0 {
 		return nil, errors.New("a compile without arguments")
 	}
+	if j.e.opt.Away != nil {
+		msg, err := j.runAway(ctx)
+		var home goHome
+		if !errors.As(err, &home) {
+			return msg, err
+		}
+		return j.runInstead(ctx, home.NotCacheable)
+	}
+	if j.req.GetCompiler() == "" {
+		j.outcome.silent = true
+		return &ipcv1.ServerMessage{Pass: &ipcv1.Pass{}}, nil
+	}
+	return j.runHere(ctx)
+}
+
+// runHere leads a compile by a compiler of this machine.
+func (j *job) runHere(ctx context.Context) (*ipcv1.ServerMessage, error) {
 	var err error
 	if j.prep, err = j.e.prepare(ctx, j.req); err != nil {
 		return nil, err
@@ -76,6 +93,12 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 	if j.req.GetShowCommand() {
 		return j.showCommand(), nil
 	}
+	return j.search(ctx, j.compile)
+}
+
+// search delivers a stored result, or has the unit compiled: once, if two builds
+// want it.
+func (j *job) search(ctx context.Context, compile func(context.Context, manifestID) (*ipcv1.ServerMessage, error)) (*ipcv1.ServerMessage, error) {
 	for waited := false; ; waited = true {
 		id, err := j.manifestID(ctx)
 		if err != nil {
@@ -85,7 +108,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
 				j.verifying = &verification{id, found, r}
-				return j.compile(ctx, id)
+				return compile(ctx, id)
 			}
 		}
 		if found != nil {
@@ -98,7 +121,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		}
 		j.outcome.why = why
 		if j.flight != nil {
-			return j.compile(ctx, id)
+			return compile(ctx, id)
 		}
 		// By the source's content, too: builds have many a main.c, with one
 		// command for all.
@@ -107,7 +130,7 @@ func (j *job) run(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		// Whoever has waited once compiles: a unit that fails or cannot be
 		// cached would otherwise go through all its builds one by one.
 		if waited {
-			return j.compile(ctx, id)
+			return compile(ctx, id)
 		}
 		if other != nil {
 			other.wait(ctx)
@@ -129,6 +152,9 @@ func (j *job) showCommand() *ipcv1.ServerMessage {
 // follows from the command; where a unit's results can only be told apart by
 // its preprocessed text, that is made first and becomes part of the name.
 func (j *job) manifestID(ctx context.Context) (manifestID, error) {
+	if j.prep.work != nil {
+		return j.awayID()
+	}
 	id := j.prep.id()
 	m := j.e.load(id, j.prep.place)
 	switch m.preprocess {
@@ -246,6 +272,15 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 	if err != nil {
 		return nil, err
 	}
+	msg, err := j.leave(r)
+	if err == nil {
+		j.outcome = outcome{kind: j.hitKind(), action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
+	}
+	return msg, err
+}
+
+// leave writes a result where the command wants it, and says what it printed.
+func (j *job) leave(r *result) (*ipcv1.ServerMessage, error) {
 	inv, p := j.prep.inv, j.prep.place
 	if j.e.files.at(p.absolute(inv.Source)).isAt(p.absolute(inv.Object)) {
 		// gcc refuses that, and clang reads the source before.
@@ -261,25 +296,27 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 		var names []string
 		for _, d := range r.Dependencies {
 			if inv.Deps.SystemHeaders || !d.System {
-				names = append(names, p.paths.Local(d.Path))
+				names = append(names, p.local(d.Path))
 			}
 		}
-		files = append(files, j.outputFile(inv.Deps.File, renderDeps(inv, names)))
+		files = append(files, j.outputFile(inv.Deps.File, renderDeps(inv, j.dropForeign(names))))
 	}
 	for _, o := range inv.Outputs {
 		if out, ok := r.outputs[o.Role]; ok {
 			f := j.outputFile(o.Path, out.data)
-			f.how, f.clone = mannerOf(inv.Family, o.Role), r.clone(j.e, o.Role)
+			f.how = mannerOf(inv.Family, o.Role)
+			if r.digests != nil {
+				f.clone = r.clone(j.e, o.Role)
+			}
 			files = append(files, f)
 		}
 	}
 	if err := j.writeAll(files); err != nil {
 		return nil, err
 	}
-	j.outcome = outcome{kind: j.hitKind(), action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
 	return &ipcv1.ServerMessage{Done: &ipcv1.Done{
-		Stdout: p.paths.LocalText(r.Stdout),
-		Stderr: p.paths.LocalText(r.Stderr),
+		Stdout: j.shown(r.Stdout),
+		Stderr: j.shown(r.Stderr),
 	}}, nil
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type candidate struct {
 	inputs  []expected
 	present []string
 	same    []action.Pair // absolute
+	links   []action.Pair // absolute, each with what it holds
 	mu      sync.Mutex    // guards absent
 	absent  []directory
 }
@@ -50,6 +52,9 @@ type expected struct {
 type place struct {
 	cwd   string
 	paths *compiler.PathMap
+	// machine is where the roots lie in a worker's machine, whose results name
+	// them so; nil for results made here.
+	machine *compiler.PathMap
 }
 
 func (p place) id() string {
@@ -92,7 +97,26 @@ func (p place) directory(dir string) string {
 }
 
 // resolve makes a stored path absolute here.
-func (p place) resolve(stored string) string { return p.absolute(p.paths.Local(stored)) }
+func (p place) resolve(stored string) string { return p.absolute(p.local(stored)) }
+
+// local spells a stored path as this checkout does.
+func (p place) local(stored string) string {
+	if p.machine != nil {
+		stored = p.machine.Neutral(stored)
+	}
+	return p.paths.Local(stored)
+}
+
+// localText does the same to the paths in a text.
+func (p place) localText(stored []byte) []byte {
+	if p.machine != nil {
+		stored = p.machine.NeutralText(stored)
+	}
+	return p.paths.LocalText(stored)
+}
+
+// away spells a path of this checkout as a worker's machine sees it.
+func (p place) away(path string) string { return p.machine.Local(p.paths.Neutral(path)) }
 
 func (e *Engine) resolveCandidate(c *action.Candidate, p place) *candidate {
 	rc := &candidate{action: c.Action, stdio: c.StdioContext}
@@ -111,6 +135,9 @@ func (e *Engine) resolveCandidate(c *action.Candidate, p place) *candidate {
 	rc.absent = groupAbsent(absent, chain)
 	for _, s := range c.Same {
 		rc.same = append(rc.same, action.Pair{A: p.directory(p.paths.Local(s.A)), B: p.directory(p.paths.Local(s.B))})
+	}
+	for _, l := range c.Links {
+		rc.links = append(rc.links, action.Pair{A: p.resolve(l.A), B: p.local(l.B)})
 	}
 	for _, pr := range c.Present {
 		rc.present = append(rc.present, p.resolve(pr))
@@ -147,6 +174,11 @@ func (c *candidate) check(files *fileTable, seen map[*file]digest.Digest) (ok bo
 			return false, pair.A
 		}
 	}
+	for _, l := range c.links {
+		if !holdsLink(l) {
+			return false, l.A
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	moved := false
@@ -169,6 +201,12 @@ func (c *candidate) check(files *fileTable, seen map[*file]digest.Digest) (ok bo
 func isSame(p action.Pair) bool {
 	var a, b unix.Stat_t
 	return unix.Stat(p.A, &a) == nil && unix.Stat(p.B, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+// holdsLink reports whether a symbolic link holds what it held.
+func holdsLink(l action.Pair) bool {
+	target, err := os.Readlink(l.A)
+	return err == nil && target == l.B
 }
 
 // joined names a directory of the search path that has become a second name of

@@ -58,7 +58,15 @@ var nextSteps = map[compiler.Reason]string{
 	reasonComputed:      "nothing: the next compile of it is stored",
 	reasonStore:         "run hpcc doctor: the cache could not be written",
 	reasonVerify:        "hpcc inspect shows the quarantined entry by its key",
-	reasonRoot:          "set reproducible.roots to the project's own directory",
+	reasonAway:          "see hpcc doctor; remote.fallback says whether a local compiler may be used meanwhile",
+	reasonNoRoot:        "set HPCC_ROOT or reproducible.roots, or compile below a directory with .git or .hpcc.toml",
+	reasonLeadsOut:      "set reproducible.roots to a directory that holds both ends of the link",
+	reasonLimit:         "ask the worker's owner for a higher limit, or split the unit",
+	reasonUnbounded:     "split the unit",
+	reasonProjectCC:     "put the compiler into the image",
+	reasonOutputDir:     "make the directory before the compile",
+
+	reasonRoot: "set reproducible.roots to the project's own directory",
 }
 
 // nextStep says what to do about a reason; "" for one that is not known.

@@ -36,6 +36,11 @@ type prepared struct {
 	setEnv []string
 	// messages is what the diagnostics depend on besides.
 	messages messages
+	// work is the job for a worker, where one is to make the compile; command,
+	// extra and setEnv are empty then. coloured is true where hpcc asked for
+	// colours in the messages.
+	work     *action.Job
+	coloured bool
 }
 
 func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
@@ -49,7 +54,7 @@ func (e *Engine) prepare(ctx context.Context, req *ipcv1.Compile) (*prepared, er
 		return nil, err
 	}
 	paths := e.pathMap(req, cwd)
-	memo, repeatable := requestKey(req, cwd, place{req.GetCwd(), paths})
+	memo, repeatable := requestKey(req, cwd, place{cwd: req.GetCwd(), paths: paths})
 	known, ok := e.prepared.get(memo)
 	var inv *compiler.Invocation
 	if ok && repeatable {

@@ -26,6 +26,7 @@ const (
 	uncacheable kind = iota
 	hitDirect
 	hitPreprocessed
+	hitRemote
 	miss
 	failed
 	listHit
@@ -33,7 +34,7 @@ const (
 )
 
 var kindNames = [...]string{
-	uncacheable: "uncacheable", hitDirect: "hit", hitPreprocessed: "hit-preprocessed", miss: "miss", failed: "failed",
+	uncacheable: "uncacheable", hitDirect: "hit", hitPreprocessed: "hit-preprocessed", hitRemote: "hit-remote", miss: "miss", failed: "failed",
 	listHit: "list-hit", listMiss: "list-miss",
 }
 
@@ -149,6 +150,8 @@ func (r *recorder) record(j *job) {
 		d.HitsDirect++
 	case hitPreprocessed:
 		d.HitsPreprocessed++
+	case hitRemote:
+		d.HitsRemote++
 	case miss:
 		d.Misses++
 	case failed:

@@ -41,12 +41,8 @@ func Main() int {
 	}
 	c.cwd, c.finder = cwd, newFinder(environ, cwd)
 	active := environ.active()
-	var err error
-	if c.compiler, err = c.finder.compiler(args[0], active); err != nil {
-		complain(args[0] + ": " + err.Error())
-		return statusOf(err)
-	}
-	if cwdErr != nil || len(active) > 0 || environ.on("HPCC_DISABLE") {
+	c.compiler, c.missing = c.finder.compiler(args[0], active)
+	if cwdErr != nil || len(active) > 0 || environ.on("HPCC_DISABLE") || c.missing != nil && c.missing != errNotFound {
 		return c.plain()
 	}
 	return c.cached()
@@ -72,6 +68,9 @@ type call struct {
 	cwd    string
 	show   bool   // only print what would run
 	config string // the configuration directory, or empty
+	// missing is why there is no compiler of that name here. A worker may still
+	// have one; only the settings know, and this program does not read them.
+	missing error
 
 	// Parts of the conversation, here for the same reason as in Runner.
 	hello  ipcv1.Hello
@@ -221,12 +220,18 @@ func (c *call) oneShot() int {
 		argv = append(argv, "--")
 		err = syscall.Exec(path, append(argv, c.argv(c.args)...), c.environment())
 	}
-	c.note(noteNoHpccd, "cannot start hpccd ("+err.Error()+"); compiling without a cache; install it beside hpcc or put its directory in PATH")
+	if c.missing == nil {
+		c.note(noteNoHpccd, "cannot start hpccd ("+err.Error()+"); compiling without a cache; install it beside hpcc or put its directory in PATH")
+	}
 	return c.plain()
 }
 
 // plain becomes the compiler, with the user's own command.
 func (c *call) plain() int {
+	if c.missing != nil {
+		complain(c.args[0] + ": " + c.missing.Error())
+		return statusOf(c.missing)
+	}
 	if c.show {
 		return c.Show(c.argv(c.args))
 	}

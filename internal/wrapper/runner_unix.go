@@ -41,10 +41,13 @@ type Runner struct {
 // NewRunner returns a Runner for the process's own environment.
 func NewRunner() *Runner { return &Runner{environ: os.Environ()} }
 
+// ErrNoCompiler says that there is no compiler of the name here.
+var ErrNoCompiler = errNotFound
+
 // Request describes the call of the compiler args[0] with the arguments that
-// follow. It fails if there is no such compiler or no working directory. The
-// umask is read by setting it for a moment, so nothing else may be creating
-// files.
+// follow. It fails if there is no working directory. With ErrNoCompiler comes a
+// description all the same, without a compiler: a worker may have one. The umask
+// is read by setting it for a moment, so nothing else may be creating files.
 func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
 	if len(args) == 0 {
 		return nil, errors.New("no compiler given")
@@ -55,6 +58,9 @@ func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
 	}
 	find := newFinder(r.environ, cwd)
 	r.compiler, err = find.compiler(args[0], nil)
+	if err == errNotFound {
+		return r.request(args, cwd), ErrNoCompiler
+	}
 	if err != nil {
 		return nil, err
 	}

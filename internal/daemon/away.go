@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/remote"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// Away says how compiles are made on workers, in one image. No compiler needs to
+// be here then: what is sent is found by reading the sources, and which files a
+// compile read is what the machine says that ran it.
+type Away struct {
+	Worker Worker
+	// Image is the toolchain: sha256:HEX.
+	Image string
+	// Fallback says when a compiler of this machine may compile in a worker's
+	// place.
+	Fallback Fallback
+	// LocalJobs bounds the compilers that run here in workers' place; 1 at least.
+	LocalJobs int
+	// Timeout bounds one compile, waiting included; 0 is no bound.
+	Timeout time.Duration
+	// Paranoid keeps nothing of a result: the next one comes from a worker, too,
+	// whose log has a row for it.
+	Paranoid bool
+}
+
+// Worker makes compiles in an image; *remote.Client is one.
+type Worker interface {
+	Compile(ctx context.Context, r *remote.Request) (*remote.Result, error)
+	Describe(ctx context.Context, image string, paths []string) ([]digest.Digest, error)
+}
+
+// Fallback is a policy.
+type Fallback string
+
+const (
+	// FallbackSame allows a compiler whose files equal the image's.
+	FallbackSame Fallback = "same"
+	// FallbackAny allows whatever is called by the name.
+	FallbackAny Fallback = "any"
+	// FallbackFail fails the compile.
+	FallbackFail Fallback = "fail"
+)
+
+// goHome is the error of a compile that no worker makes; how the build goes on,
+// the policy tells.
+type goHome struct{ *compiler.NotCacheable }
+
+func (g goHome) Unwrap() error { return g.NotCacheable }
+
+func stay(reason compiler.Reason, format string, args ...any) error {
+	return goHome{&compiler.NotCacheable{Reason: reason, Detail: fmt.Sprintf(format, args...)}}
+}
+
+// runAway leads a compile that a worker may make.
+func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
+	prep, err := j.e.prepareAway(j.req)
+	if err != nil {
+		var refused *compiler.NotCacheable
+		if errors.As(err, &refused) {
+			if j.req.GetCompiler() == "" && (refused.Reason == compiler.ReasonQuery || refused.Reason == compiler.ReasonPreprocessing) {
+				return j.ask(ctx, refused.Reason)
+			}
+			return nil, goHome{refused}
+		}
+		return nil, err
+	}
+	j.prep = prep
+	if j.req.GetShowCommand() {
+		j.outcome.silent = true
+		return &ipcv1.ServerMessage{Run: &ipcv1.Run{Args: prep.work.Argv}}, nil
+	}
+	return j.search(ctx, j.compileAway)
+}
+
+// compileAway has a worker compile, and leaves what it made.
+func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMessage, error) {
+	defer j.e.running.begin(j)()
+	if err := j.checkOutputs(); err != nil {
+		return nil, err
+	}
+	res, err := j.sendAway(ctx, j.prep.work, false)
+	if err != nil {
+		return nil, err
+	}
+	if j.failedByDate(res) {
+		// Without the option it compiles; with the date in it, it is nobody's but
+		// this build's.
+		plain := *j.prep.work
+		plain.Argv = slices.DeleteFunc(slices.Clone(plain.Argv), func(a string) bool { return a == dateTimeError })
+		if res, err = j.sendAway(ctx, &plain, true); err != nil {
+			return nil, err
+		}
+		j.outcome.reason = reasonDateTime
+	}
+	if res.ExitCode != 0 || res.Signal != 0 {
+		return j.failAway(res), nil
+	}
+	r, err := j.resultOf(res)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := j.leave(r)
+	if err != nil {
+		return nil, err
+	}
+	dated := j.outcome.reason
+	j.outcome = outcome{kind: miss, action: res.Key, manifest: id.key}
+	switch {
+	case dated != "":
+		j.outcome = outcome{kind: uncacheable, reason: dated, detail: j.prep.inv.Source}
+	case res.Hit:
+		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
+	}
+	if res.Stored && !j.e.opt.Away.Paranoid {
+		if err := j.keepAway(id, res, r); err != nil {
+			// The build has what it needs.
+			j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
+		}
+	}
+	return msg, nil
+}
+
+// sendAway is one compile on a worker. What the files hold now is what is
+// compiled, so that no race can make a wrong result; one that changes while it
+// is sent is looked at once more.
+func (j *job) sendAway(ctx context.Context, work *action.Job, uncached bool) (*remote.Result, error) {
+	for again := false; ; again = true {
+		g, err := j.newGuess()
+		if err != nil {
+			return nil, err
+		}
+		res, err := j.e.opt.Away.compile(ctx, &remote.Request{
+			Job: work, Tree: g.tree, Open: g.open, Confirm: g.confirm, Uncached: uncached,
+		})
+		var refused *compiler.NotCacheable
+		switch {
+		case err == nil && res.Limit != "":
+			return nil, stay(reasonLimit, "the worker's limit of %s", res.Limit)
+		case err == nil:
+			if err := j.checkCopies(g, res); err != nil {
+				return nil, err
+			}
+			j.e.guesses.put(j.prep.key, g.read(res))
+			return res, nil
+		case errors.Is(err, remote.ErrInputChanged) && !again:
+		case errors.As(err, &refused):
+			return nil, goHome{refused}
+		case ctx.Err() != nil:
+			return nil, err
+		default:
+			return nil, stay(reasonAway, "%s", err)
+		}
+	}
+}
+
+// compile has the worker make a job, within the time for it.
+func (a *Away) compile(ctx context.Context, r *remote.Request) (*remote.Result, error) {
+	if a.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, a.Timeout, fmt.Errorf("not done within %s (remote.timeout)", a.Timeout))
+		defer cancel()
+	}
+	res, err := a.Worker.Compile(ctx, r)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return res, err
+}
+
+// failAway shows what a compile said that failed.
+func (j *job) failAway(res *remote.Result) *ipcv1.ServerMessage {
+	j.outcome = outcome{kind: failed, reason: reasonFailed}
+	done := &ipcv1.Done{ExitCode: int32(res.ExitCode), Stdout: j.shown(res.Stdout), Stderr: j.shown(res.Stderr)}
+	if res.Signal != 0 {
+		done.ExitCode = int32(128 + res.Signal)
+	}
+	if missesHeader(res.Stderr) {
+		done.Note = "compiled in image " + shortImage(j.e.opt.Away.Image) + ", which has its own headers: those outside the project's roots (" +
+			joinRoots(j.prep.place) + ") are not sent"
+	}
+	return &ipcv1.ServerMessage{Done: done}
+}

@@ -1,0 +1,218 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/remote"
+)
+
+// guess is what a compile may read of this machine's files, so far: what the
+// sources seem to include, and what a machine has looked for and this machine
+// has after all. That it is only a guess does no harm: what the machine records
+// is what counts.
+type guess struct {
+	j    *job
+	tree action.Tree
+	// at is a file with the content of each digest, by its path here.
+	at map[digest.Digest]string
+}
+
+// maxGuess bounds the names of one compile.
+const maxGuess = 40_000
+
+// newGuess starts from the sources, and from what the same command has read
+// before.
+func (j *job) newGuess() (*guess, error) {
+	g := &guess{j: j, tree: action.Tree{}, at: map[digest.Digest]string{}}
+	names, err := j.closure()
+	if err != nil {
+		return nil, err
+	}
+	before, _ := j.e.guesses.get(j.prep.key)
+	for _, name := range slices.Concat(names, before) {
+		if err := g.add(name, 0); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// closure lists the files here that the job's sources seem to read.
+func (j *job) closure() ([]string, error) {
+	p := j.prep.place
+	names := []string{filepath.Clean(p.absolute(j.prep.inv.Source))}
+	for _, n := range j.prep.inv.ReadFiles {
+		names = append(names, filepath.Clean(p.absolute(n)))
+	}
+	return names, nil
+}
+
+// add adds what stands at a path, and the links on the way to it, as far as they
+// lie below a root: elsewhere the image's files are meant. A name that is not
+// there adds nothing.
+func (g *guess) add(path string, links int) error {
+	p := g.j.prep.place
+	root := p.paths.Neutral(path)
+	if root == path {
+		return nil
+	}
+	dir := p.paths.Local(root[:2])
+	rest := strings.Split(strings.TrimPrefix(path[len(dir):], "/"), "/")
+	at := dir
+	for i, name := range rest {
+		if name == "" {
+			continue
+		}
+		at += "/" + name
+		var st unix.Stat_t
+		if err := unix.Lstat(at, &st); err != nil {
+			return nil
+		}
+		last := i == len(rest)-1
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFLNK:
+			return g.addLink(at, rest[i+1:], links)
+		case unix.S_IFDIR:
+			if last {
+				g.put(at, action.Node{})
+			}
+		case unix.S_IFREG:
+			if !last {
+				return nil
+			}
+			return g.addFile(at)
+		default:
+			if last {
+				return refuse(reasonIrregular, "%s", at)
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+func (g *guess) put(path string, n action.Node) { g.tree[g.j.prep.place.away(path)] = n }
+
+func (g *guess) addFile(path string) error {
+	sum, _, err := g.j.e.files.digest(g.j.e.files.at(path))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return refuse(reasonIrregular, "%s", err)
+	}
+	if len(g.tree) >= maxGuess {
+		return refuse(reasonUnbounded, "more than %d", maxGuess)
+	}
+	g.put(path, action.Node{Digest: sum})
+	g.at[sum] = path
+	return nil
+}
+
+// addLink adds a symbolic link, and what is behind it.
+func (g *guess) addLink(path string, rest []string, links int) error {
+	p := g.j.prep.place
+	target, err := os.Readlink(path)
+	if err != nil || links == maxLinks {
+		return nil
+	}
+	leads := target
+	if !filepath.IsAbs(target) {
+		leads = filepath.Join(filepath.Dir(path), target)
+	}
+	leads = filepath.Clean(leads)
+	stored := target
+	switch {
+	case filepath.IsAbs(target):
+		// Outside of the roots the image's own is meant, by the same path.
+		stored = p.away(leads)
+	case p.paths.Neutral(leads) == leads || p.paths.Neutral(leads)[:2] != p.paths.Neutral(path)[:2]:
+		// In the machine the way there leads elsewhere.
+		return refuse(reasonLeadsOut, "%s leads to %s", path, target)
+	}
+	g.put(path, action.Node{Target: stored})
+	return g.add(filepath.Clean(leads+"/"+strings.Join(rest, "/")), links+1)
+}
+
+// open hands out the bytes of a file of the guess.
+func (g *guess) open(_ context.Context, d digest.Digest) (io.ReadCloser, error) {
+	fd, err := openShared(g.at[d], unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, remote.ErrInputChanged
+	}
+	return os.NewFile(uintptr(fd), g.at[d]), nil
+}
+
+// confirm returns those of the names that a machine looked for in vain, and that
+// are here.
+func (g *guess) confirm(_ context.Context, absent []string) (action.Tree, error) {
+	more := &guess{j: g.j, tree: action.Tree{}, at: g.at}
+	p := g.j.prep.place
+	for _, name := range absent {
+		if err := more.add(p.local(name), 0); err != nil {
+			return nil, err
+		}
+	}
+	for name := range more.tree {
+		if _, sent := g.tree[name]; sent {
+			delete(more.tree, name)
+		}
+	}
+	for name, n := range more.tree {
+		g.tree[name] = n
+	}
+	return more.tree, nil
+}
+
+// read lists the files here that a compile has read.
+func (g *guess) read(res *remote.Result) []string {
+	names := make([]string, 0, len(res.Action.Inputs))
+	for _, in := range res.Action.Inputs {
+		names = append(names, g.j.prep.place.local(in.Path))
+	}
+	return names
+}
+
+// checkCopies refuses a result for which two files of one content were read that
+// ask to be included once: whether they are one file to the compiler, their
+// times tell, and those of the machine are not those of here.
+func (j *job) checkCopies(g *guess, res *remote.Result) error {
+	at := map[digest.Digest]string{}
+	var files []compiler.File
+	imports := false
+	for _, in := range res.Action.Inputs {
+		path := j.prep.place.local(in.Path)
+		scan, ok := j.e.scans.get(in.Digest)
+		if !ok {
+			var err error
+			if scan, err = j.e.scan(j.e.files.at(path)); err != nil {
+				continue // gone meanwhile, as generated files are
+			}
+		}
+		files = append(files, compiler.File{Path: path, Scan: scan})
+		imports = imports || slices.ContainsFunc(scan.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import })
+	}
+	for i, f := range files {
+		if !f.Scan.PragmaOnce && !imports {
+			continue
+		}
+		sum := res.Action.Inputs[i].Digest
+		if other, dup := at[sum]; dup {
+			return stay(reasonOnceCopies, "%s and %s", other, f.Path)
+		}
+		at[sum] = f.Path
+	}
+	return nil
+}
