@@ -48,7 +48,7 @@ const graph = `
 	internal/remote:       internal/action internal/digest internal/wirezip proto/hpcc/agent/v1 proto/hpcc/scheduler/v1 proto/hpcc/worker/v1
 
 	# It gets its settings as values, so that a test needs no file.
-	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc proto/hpcc/ipc/v1
+	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc internal/remote proto/hpcc/ipc/v1
 
 	# What a virtual machine runs before any image is there.
 	guest:                internal/atomicfile internal/digest proto/hpcc/agent/v1
