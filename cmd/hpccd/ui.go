@@ -66,10 +66,16 @@ func (a *app) printJSON(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
+	_, err := io.WriteString(a.stdout, escapeOdd(text.String()))
+	return err
+}
+
+// escapeOdd writes what is no text for people as JSON's escapes. Only strings of
+// JSON hold such.
+func escapeOdd(text string) string {
 	var b strings.Builder
-	for _, r := range text.String() {
+	for _, r := range text {
 		if r != '\n' && isOdd(r) {
-			// Within a string: outside of them the encoder writes no such.
 			for _, u := range utf16.Encode([]rune{r}) {
 				fmt.Fprintf(&b, `\u%04x`, u)
 			}
@@ -77,8 +83,7 @@ func (a *app) printJSON(v any) error {
 		}
 		b.WriteRune(r)
 	}
-	_, err := io.WriteString(a.stdout, b.String())
-	return err
+	return b.String()
 }
 
 // table collects rows of cells and writes them aligned on a terminal and
