@@ -45,9 +45,8 @@ func newPool(timeout time.Duration) *pool {
 }
 
 const (
-	// A worker that answers no ping is dead, however long the compile. gRPC does
-	// not ping more often; one that is alive answers within milliseconds.
-	pingAfter   = 10 * time.Second
+	// A worker that answers no ping is dead, however long the compile; one that is
+	// alive answers within milliseconds, unless it swaps.
 	pingTimeout = 5 * time.Second
 
 	// idle is when a connection without a call is closed.
@@ -79,7 +78,7 @@ func (p *pool) get(t target, config *tls.Config) (*link, error) {
 			Backoff:           backoff.Config{BaseDelay: p.timeout, Multiplier: 1, MaxDelay: p.timeout},
 			MinConnectTimeout: p.timeout,
 		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: workerv1.PingAfter, Timeout: pingTimeout}),
 		grpc.WithIdleTimeout(idle),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),

@@ -75,7 +75,7 @@ func serve(t testing.TB, cert tls.Certificate, register func(*grpc.Server), opti
 		grpc.Creds(credentials.NewServerTLSFromCert(&cert)),
 		grpc.MaxRecvMsgSize(workerv1.MaxMessage), grpc.MaxSendMsgSize(workerv1.MaxMessage + 1<<20),
 		grpc.InitialWindowSize(4 << 20), grpc.InitialConnWindowSize(16 << 20),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: workerv1.PingAfter / 2}),
 	}, options...)...)
 	register(s)
 	var done sync.WaitGroup
@@ -156,6 +156,8 @@ type worker struct {
 
 	// tamper sees each message before it is sent, and says what is sent instead.
 	tamper func(m *workerv1.CompileResponse) []*workerv1.CompileResponse
+	// cut ends the call in a message's place.
+	cut func(ctx context.Context, m *workerv1.CompileResponse) error
 	// instead takes the whole call.
 	instead func(s grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]) error
 
@@ -189,9 +191,15 @@ func (w *worker) ran() int {
 type responder struct {
 	grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]
 	tamper func(m *workerv1.CompileResponse) []*workerv1.CompileResponse
+	cut    func(ctx context.Context, m *workerv1.CompileResponse) error
 }
 
 func (r responder) Send(m *workerv1.CompileResponse) error {
+	if r.cut != nil {
+		if err := r.cut(r.Context(), m); err != nil {
+			return err
+		}
+	}
 	list := []*workerv1.CompileResponse{m}
 	if r.tamper != nil {
 		list = r.tamper(m)
@@ -222,7 +230,7 @@ func (w *worker) Compile(stream grpc.BidiStreamingServer[workerv1.CompileRequest
 	if w.instead != nil {
 		return w.instead(stream)
 	}
-	s := responder{stream, w.tamper}
+	s := responder{stream, w.tamper, w.cut}
 	m, err := stream.Recv()
 	for {
 		if errors.Is(err, io.EOF) {

@@ -1,5 +1,7 @@
 package workerv1
 
+import "time"
+
 // What client and worker have agreed on beyond the messages.
 const (
 	// MaxMessage bounds one message: a job with 50,000 inputs fits.
@@ -15,6 +17,12 @@ const (
 	// MaxStdio bounds stdout and stderr together.
 	MaxStdio = 4 << 20
 	MaxRole  = 64
+
+	// PingAfter is how long a connection with calls on it is silent before a client
+	// asks by a ping whether its worker is still there. A server has to allow for
+	// that (keepalive.EnforcementPolicy): by default, gRPC's ends the connection
+	// of a client that pings more often than every five minutes.
+	PingAfter = 10 * time.Second
 
 	// OutputRoot is a root for outputs alone: a job that has it may have no input
 	// at or below it. It holds nothing that the client could have, so that what
