@@ -51,6 +51,7 @@ func (s *scanner) directive(i int) int {
 // __has_include, and returns where to go on: at word if it is none.
 func (s *scanner) define(i, word int) int {
 	name, at := s.word(i)
+	s.headerMacro(name, at)
 	kind, ok := aliasKind(name)
 	if !ok {
 		return word
@@ -149,6 +150,7 @@ func (s *scanner) operand(kind DirectiveKind, i int) int {
 	}
 	if i < len(s.src) && s.src[i] != '\n' {
 		s.out.ComputedInclude = true
+		s.computedOperand(i)
 	}
 	return i
 }
@@ -298,6 +300,7 @@ func (s *scanner) hasOperator(i int, word []byte, end int) int {
 	name, angle, after := s.headerName(at)
 	if name == nil {
 		s.out.ComputedHasInclude = true
+		s.computedOperand(at)
 		return end
 	}
 	s.add(kind, angle, name)

@@ -193,6 +193,9 @@ type Invocation struct {
 	// on stdout.
 	showIncludes showIncludes
 
+	// defines are the values of -D, sysroots the directories that stand for the
+	// root of the system's headers; FindClosure guesses by them.
+	defines, sysroots []string
 	// colour is the last of the options that decide about colours: the value of
 	// -fdiagnostics-color=, or the option's name; "" without any.
 	colour string

@@ -99,6 +99,8 @@ const (
 	setTarget
 	setStackSearch // Microsoft's rule for "…"
 	setColour
+	addDefine
+	addSysroot
 	addPrefix // where the driver looks for programs of its own
 	// cl's.
 	setObjectFile // setOutput, and coverage notes go beside it

@@ -51,7 +51,8 @@ var msvcGrammar = newGrammar([]option{
 	// Where to look for the library's and the system's headers.
 	{names: "/winsysroot /vctoolsdir /winsdkdir /diasdkdir", form: joined | separate, roles: rolePath | roleProbe, only: ClangCL},
 	{names: "/vctoolsversion /winsdkversion", form: joined | separate, roles: roleProbe, only: ClangCL},
-	{names: "/D /U", form: joined | separate, roles: roleVerbatim},
+	{names: "/D", form: joined | separate, roles: roleVerbatim, does: addDefine},
+	{names: "/U", form: joined | separate, roles: roleVerbatim},
 	{names: "/u", form: alone},
 	{names: "/AI /FU", form: joined | separate, does: refused, why: ReasonIncludeOption}, // for #using and #import
 	{names: "/C", form: alone, does: refused, why: ReasonPreprocessing},                  // an error without /E

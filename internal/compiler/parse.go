@@ -322,6 +322,10 @@ func (p *parser) apply(o namedOption, value string) {
 		p.microsoft = p.microsoft || targetsMicrosoft(value)
 	case setStackSearch:
 		inv.StackSearch = true
+	case addDefine:
+		inv.defines = append(inv.defines, value)
+	case addSysroot:
+		inv.sysroots = append(inv.sysroots, value)
 	case setColour:
 		if inv.colour = value; value == "" {
 			inv.colour = o.name

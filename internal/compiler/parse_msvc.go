@@ -23,7 +23,7 @@ func followed(does effect) bool {
 	case noEffect, refused, setDepAll, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony,
 		addQuoteDir, addAngleDir, addSystemDir, addAfterDir, addForced, addMacros, addReadFile, setDebug,
 		setCodeView, setTarget, setStackSearch, setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed,
-		setColour:
+		setColour, addDefine, addSysroot:
 		return true
 	}
 	return false

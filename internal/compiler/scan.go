@@ -89,6 +89,11 @@ type FileScan struct {
 	AsmFiles              []AsmFile
 	// split is for JoinsDirective.
 	split splitParts
+	// operands are the macros that stand for the names in computed directives,
+	// "" for what is more than one word; headers are macros that may stand for
+	// such a name. FindClosure guesses by them.
+	operands []string
+	headers  []headerMacro
 	// Module: C++20 modules (import, module, export), @import, or
 	// `#pragma clang module`.
 	Module bool
@@ -295,6 +300,7 @@ var wordByte = func() (t [256]bool) {
 
 // finish makes the collected directives compact: all names share one string.
 func (s *scanner) finish() {
+	s.finishMacros()
 	n := 0
 	for _, d := range s.found {
 		n += len(d.name)

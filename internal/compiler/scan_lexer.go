@@ -13,8 +13,9 @@ type scanner struct {
 	src []byte
 	out *FileScan
 
-	found []foundDirective
-	index map[foundKey]int // of found, once a linear search is too slow
+	found  []foundDirective
+	macros []foundMacro
+	index  map[foundKey]int // of found, once a linear search is too slow
 
 	dialect  dialect // of the present reading
 	doubts   dialect // choices that made a difference
