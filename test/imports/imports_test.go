@@ -42,6 +42,9 @@ const graph = `
 	internal/telemetry:
 	internal/audit:       internal/atomicfile internal/digest
 
+	# Who somebody is. It knows of no protocol, so that every service can ask it.
+	internal/auth:        internal/atomicfile
+
 	# How client and worker compress what they say.
 	internal/wirezip:
 	# What a client believes of a scheduler and its workers.
@@ -102,6 +105,7 @@ var owners = []struct{ library, owner, why string }{
 	{"github.com/klauspost/compress", "internal/cache internal/rootfs internal/wirezip", "how blobs are stored is the cache's secret; layers and messages come compressed"},
 	{"github.com/google/go-containerregistry", "internal/rootfs/registry", "one package talks to registries"},
 	{"github.com/Microsoft/hcsshim", "internal/rootfs/ext4", "one package knows the disk format, so that it can be exchanged"},
+	{"github.com/go-jose/go-jose", "internal/auth", "one package reads tokens that strangers send"},
 	{"github.com/prometheus/client_golang", "internal/telemetry", "one package knows how numbers are shown, and bounds their labels"},
 	{"google.golang.org/protobuf", "", "reflection costs 0.6 ms of every compile"},
 	{"google.golang.org/grpc", "internal/agentapi internal/remote internal/wirezip test/lab/puppet", "what a guest can say is decoded in one place, and what a worker can; costs 1.5 ms of start"},
