@@ -96,6 +96,7 @@ faster; without one, everything works as well.`,
 		a.newConfig(),
 		a.newDoctor(),
 		a.newGuest(),
+		a.newCA(),
 		a.newAudit(),
 		a.newVersion(),
 	)

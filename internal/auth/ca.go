@@ -21,10 +21,13 @@ import (
 	"hpcc.dev/hpcc/internal/atomicfile"
 )
 
+// The files of a CA's directory.
 const (
-	caCertFile = "ca.crt"
-	caKeyFile  = "ca.key"
+	CACertFile = "ca.crt"
+	CAKeyFile  = "ca.key"
+)
 
+const (
 	// caLife is long, since every client has the certificate; serverLife is what
 	// public CAs were last allowed to give.
 	caLife     = 10 * 365 * 24 * time.Hour
@@ -36,9 +39,9 @@ const (
 )
 
 // CA makes certificates for servers of a site that has no CA of its own: a key
-// on curve P-256 and its self-signed certificate, in one directory (ca.crt,
-// ca.key). Whoever can read ca.key can be any server; nothing of hpcc needs it
-// but Issue.
+// on curve P-256 and its self-signed certificate, in one directory
+// (CACertFile, CAKeyFile). Whoever can read the key can be any server; nothing
+// of hpcc needs it but Issue.
 type CA struct {
 	cert *x509.Certificate
 	pem  []byte
@@ -71,7 +74,7 @@ func InitCA(dir, name string) (*CA, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
-	if err := writePair(filepath.Join(dir, caCertFile), certPEM(der), filepath.Join(dir, caKeyFile), key); err != nil {
+	if err := writePair(filepath.Join(dir, CACertFile), certPEM(der), filepath.Join(dir, CAKeyFile), key); err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
 	return OpenCA(dir)
@@ -80,18 +83,18 @@ func InitCA(dir, name string) (*CA, error) {
 // OpenCA opens the CA in dir; an error that wraps fs.ErrNotExist says that there
 // is none.
 func OpenCA(dir string) (*CA, error) {
-	b, err := readFile(filepath.Join(dir, caCertFile), maxPEM)
+	b, err := readFile(filepath.Join(dir, CACertFile), maxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
 	cert, err := parseCert(b)
 	if err != nil {
-		return nil, fmt.Errorf("CA: %s: %w", filepath.Join(dir, caCertFile), err)
+		return nil, fmt.Errorf("CA: %s: %w", filepath.Join(dir, CACertFile), err)
 	}
 	if !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
-		return nil, fmt.Errorf("CA: %s is no CA's certificate", filepath.Join(dir, caCertFile))
+		return nil, fmt.Errorf("CA: %s is no CA's certificate", filepath.Join(dir, CACertFile))
 	}
-	keyFile := filepath.Join(dir, caKeyFile)
+	keyFile := filepath.Join(dir, CAKeyFile)
 	if b, err = readFile(keyFile, maxPEM); err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}

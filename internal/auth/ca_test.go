@@ -40,7 +40,7 @@ func TestCA(t *testing.T) {
 	}
 	if runtime.GOOS != "windows" {
 		for path, want := range map[string]os.FileMode{
-			filepath.Join(dir, caKeyFile): 0o600, filepath.Join(dir, caCertFile): 0o644, i.KeyFile: 0o600, i.CertFile: 0o644, dir: 0o700,
+			filepath.Join(dir, CAKeyFile): 0o600, filepath.Join(dir, CACertFile): 0o644, i.KeyFile: 0o600, i.CertFile: 0o644, dir: 0o700,
 		} {
 			if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != want {
 				t.Errorf("%s: %v, %v", path, fi.Mode(), err)
@@ -161,15 +161,15 @@ func TestCAEnds(t *testing.T) {
 
 func TestDamagedCA(t *testing.T) {
 	for name, damage := range map[string]func(dir string) error{
-		"no certificate":  func(d string) error { return os.WriteFile(filepath.Join(d, caCertFile), []byte("x"), 0o600) },
-		"no key":          func(d string) error { return os.Remove(filepath.Join(d, caKeyFile)) },
-		"an empty key":    func(d string) error { return os.Truncate(filepath.Join(d, caKeyFile), 0) },
-		"huge":            func(d string) error { return os.Truncate(filepath.Join(d, caCertFile), 1<<30) },
-		"files exchanged": func(d string) error { return os.Rename(filepath.Join(d, caCertFile), filepath.Join(d, caKeyFile)) },
-		"another's key":   func(d string) error { return swap(d, caKeyFile, caKeyFile) },
-		"a server's pair": func(d string) error { return errors.Join(swap(d, caCertFile, "w1.crt"), swap(d, caKeyFile, "w1.key")) },
+		"no certificate":  func(d string) error { return os.WriteFile(filepath.Join(d, CACertFile), []byte("x"), 0o600) },
+		"no key":          func(d string) error { return os.Remove(filepath.Join(d, CAKeyFile)) },
+		"an empty key":    func(d string) error { return os.Truncate(filepath.Join(d, CAKeyFile), 0) },
+		"huge":            func(d string) error { return os.Truncate(filepath.Join(d, CACertFile), 1<<30) },
+		"files exchanged": func(d string) error { return os.Rename(filepath.Join(d, CACertFile), filepath.Join(d, CAKeyFile)) },
+		"another's key":   func(d string) error { return swap(d, CAKeyFile, CAKeyFile) },
+		"a server's pair": func(d string) error { return errors.Join(swap(d, CACertFile, "w1.crt"), swap(d, CAKeyFile, "w1.key")) },
 		"a directory there": func(d string) error {
-			return errors.Join(os.Remove(filepath.Join(d, caKeyFile)), os.Mkdir(filepath.Join(d, caKeyFile), 0o700))
+			return errors.Join(os.Remove(filepath.Join(d, CAKeyFile)), os.Mkdir(filepath.Join(d, CAKeyFile), 0o700))
 		},
 	} {
 		dir := t.TempDir()

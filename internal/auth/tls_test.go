@@ -164,7 +164,7 @@ func issue(t *testing.T, hosts ...string) (ca string, i Issued) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(dir, caCertFile), i
+	return filepath.Join(dir, CACertFile), i
 }
 
 func TestCATLS(t *testing.T) {
