@@ -14,23 +14,19 @@ import (
 // Names go into paths, metrics and tokens.
 const (
 	maxName    = 63
-	maxSubject = 256
+	maxSubject = 255
 )
 
-// checkName takes the name of a tenant: it becomes the name of directories.
-func checkName(s string) error { return nameOf(s, "") }
-
-// checkHost takes the name of a worker, which often is its host's.
-func checkHost(s string) error { return nameOf(s, ".") }
-
-func nameOf(s, also string) error {
+// checkName takes the name of a tenant or of a worker: it becomes the name of
+// directories, and a label of DNS perhaps.
+func checkName(s string) error {
 	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
 	ok := len(s) >= 1 && len(s) <= maxName && plain(s[0]) && plain(s[len(s)-1])
 	for i := range len(s) {
-		ok = ok && (plain(s[i]) || s[i] == '-' || strings.IndexByte(also, s[i]) >= 0)
+		ok = ok && (plain(s[i]) || s[i] == '-')
 	}
 	if !ok {
-		return fmt.Errorf("must be 1 to %d of a-z, 0-9 and %q, with no such mark first or last", maxName, "-"+also)
+		return fmt.Errorf("must be 1 to %d of a-z, 0-9 and -, with no hyphen first or last", maxName)
 	}
 	return nil
 }
@@ -38,8 +34,8 @@ func nameOf(s, also string) error {
 // checkSubject takes who somebody is within a tenant: an address, an account, a
 // pipeline. It goes into tokens and audit rows, and is read by people.
 func checkSubject(s string) error {
-	if !utf8.ValidString(s) || len(s) > maxSubject || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return fmt.Errorf("must be at most %d bytes of printable text", maxSubject)
+	if !utf8.ValidString(s) || len(s) > maxSubject || s != strings.TrimSpace(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("must be at most %d bytes of printable text, with no space around it", maxSubject)
 	}
 	return nil
 }
@@ -101,7 +97,7 @@ func isSHA256(s string) bool {
 
 func checkSHA256(s string) error {
 	if !isSHA256(s) {
-		return errors.New("must be the SHA-256 of a credential: 64 hexadecimal digits in lower case")
+		return errors.New("must be the SHA-256 of a credential, 64 hexadecimal digits in lower case (hpcc ca credential prints one)")
 	}
 	return nil
 }

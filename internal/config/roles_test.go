@@ -57,7 +57,7 @@ name = "blue"
 credential = [{ subject = "bob", sha256 = "` + hash("3") + `" }]
 
 [[worker]]
-name = "worker-1.example.com"
+name = "worker-1"
 sha256 = "` + hash("4") + `"
 
 [[operator]]
@@ -85,7 +85,7 @@ func TestScheduler(t *testing.T) {
 	if blue.Name != "blue" || blue.Images != nil || !reflect.DeepEqual(blue.Credentials, []Credential{{"bob", hash("3")}}) {
 		t.Errorf("blue: %+v", blue)
 	}
-	if !reflect.DeepEqual(s.Workers, []WorkerCredential{{"worker-1.example.com", hash("4")}}) ||
+	if !reflect.DeepEqual(s.Workers, []WorkerCredential{{"worker-1", hash("4")}}) ||
 		!reflect.DeepEqual(s.Operators, []Credential{{"root", hash("5")}}) {
 		t.Errorf("workers %+v, operators %+v", s.Workers, s.Operators)
 	}
@@ -97,7 +97,7 @@ func TestScheduler(t *testing.T) {
 		"tenant[0].name":                  "red :12",
 		"tenant[0].credential[1].subject": "ci :20",
 		"tenant[1].credential[0].subject": "bob :25",
-		"worker[0].name":                  "worker-1.example.com :28",
+		"worker[0].name":                  "worker-1 :28",
 		"rotate":                          "48h environment",
 		"token_minutes":                   "10 :5",
 		"http_listen":                     "127.0.0.1:7501 default",
@@ -125,12 +125,12 @@ func TestSchedulerErrors(t *testing.T) {
 		{"plain credential", files + "[[worker]]\nname = \"a\"\nsha256 = \"s3cret\"\n", "must be the SHA-256 of a credential"},
 		{"upper case", files + "[[worker]]\nname = \"a\"\nsha256 = \"" + hash("A") + "\"\n", "in lower case"},
 		{"tenant twice", files + "[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"a\"\n", "tenant a is there twice"},
-		{"worker twice", files + "worker = [{ name = \"a\", sha256 = \"" + hash("1") + "\" }, { name = \"a\", sha256 = \"" + hash("2") + "\" }]\n", "worker a is there twice"},
+		{"worker's name", files + "[[worker]]\nname = \"w1.example.com\"\n", "must be 1 to 63 of a-z"},
 		{"credential twice", files + "operator = [" + cred("o", hash("1")) + "]\n[[tenant]]\nname = \"a\"\ncredential = [" + cred("p", hash("1")) + "]\n",
 			"p of tenant a and operator o have the same credential"},
 		{"expiry", files + "[heartbeat]\ninterval = \"10s\"\nexpiry = \"15s\"\n", "must be twice heartbeat.interval"},
 		{"nowhere", files + "listen = \"\"\n", "listen is empty"},
-		{"control character", files + "[[operator]]\nsubject = \"a\\u0007\"\n", "must be at most 256 bytes of printable text"},
+		{"control character", files + "[[operator]]\nsubject = \"a\\u0007\"\n", "must be at most 255 bytes of printable text"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

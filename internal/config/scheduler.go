@@ -109,8 +109,9 @@ func (s *Scheduler) finish() error {
 	return s.checkCredentials()
 }
 
-// checkCredentials refuses what is there twice: names, and credentials, which
-// would leave it to chance who somebody is.
+// checkCredentials refuses a tenant that is there twice, and a credential of two,
+// which would leave it to chance who somebody is. One holder may have several:
+// the new one is handed out before the old one is taken away.
 func (s *Scheduler) checkCredentials() error {
 	names, hashes := map[string]bool{}, map[string]string{}
 	once := func(hash, whose string) error {
@@ -131,12 +132,7 @@ func (s *Scheduler) checkCredentials() error {
 			}
 		}
 	}
-	clear(names)
 	for _, w := range s.Workers {
-		if names[w.Name] {
-			return fmt.Errorf("%s: worker %s is there twice", s.File, w.Name)
-		}
-		names[w.Name] = true
 		if err := once(w.SHA256, "worker "+w.Name); err != nil {
 			return err
 		}
@@ -193,15 +189,15 @@ func checkTenant(t *Tenant) error {
 
 func workerKeys(w *WorkerCredential) []key {
 	return []key{
-		textKey("name", "", &w.Name, checkHost, "the name under which the worker registers"),
-		textKey("sha256", "", &w.SHA256, checkSHA256, "SHA-256 of its credential (printf %s CREDENTIAL | sha256sum)"),
+		textKey("name", "", &w.Name, checkName, "the name under which the worker registers"),
+		textKey("sha256", "", &w.SHA256, checkSHA256, "SHA-256 of its credential (hpcc ca credential prints both)"),
 	}
 }
 
 func credentialKeys(c *Credential) []key {
 	return []key{
 		textKey("subject", "", &c.Subject, checkSubject, "who it is: a person, a pipeline"),
-		textKey("sha256", "", &c.SHA256, checkSHA256, "SHA-256 of the credential (printf %s CREDENTIAL | sha256sum)"),
+		textKey("sha256", "", &c.SHA256, checkSHA256, "SHA-256 of the credential (hpcc ca credential prints both)"),
 	}
 }
 

@@ -111,8 +111,11 @@ func LoadWorkerFrom(env Lookup) (*Worker, error) {
 func (w *Worker) Settings() []Setting { return settings(w) }
 
 func (w *Worker) setDefaults() {
-	if host, err := os.Hostname(); err == nil && checkHost(strings.ToLower(host)) == nil {
-		w.Name = strings.ToLower(host)
+	if host, err := os.Hostname(); err == nil {
+		host, _, _ = strings.Cut(strings.ToLower(host), ".")
+		if checkName(host) == nil {
+			w.Name = host
+		}
 	}
 	w.Listen = ":7510"
 	w.HTTPListen = "127.0.0.1:7511"
@@ -211,7 +214,7 @@ func (w *Worker) keys() []key {
 	s, l := &w.Sessions, &w.Limits
 	const number = "a number"
 	return append([]key{
-		textKey("name", "HPCC_WORKER_NAME", &w.Name, checkHost, "the worker's name, as the scheduler's settings have it; by default the host's"),
+		textKey("name", "HPCC_WORKER_NAME", &w.Name, checkName, "the worker's name, as the scheduler's settings have it; by default the first part of the host's"),
 		textKey("listen", "HPCC_WORKER_LISTEN", &w.Listen, checkListen, "address that clients connect to"),
 		textKey("advertise", "HPCC_WORKER_ADVERTISE", &w.Advertise, checkAddress,
 			"host:port that clients are told; by default the host's name and the port of listen"),

@@ -1,0 +1,859 @@
+package scheduler
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"hpcc.dev/hpcc/internal/auth"
+	"hpcc.dev/hpcc/internal/telemetry"
+	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patient bounds what must happen, on a machine that may be busy.
+const patient = 2 * time.Minute
+
+// site is a scheduler that answers on loopback, as its clients see it.
+type site struct {
+	t       *testing.T
+	s       *Scheduler
+	dir     string // of keys and certificates
+	opt     Options
+	secrets map[string]string // credential by subject
+	addr    string
+	http    string
+	stop    func()
+	log     *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// identities are those of every site.
+var identities = []auth.Identity{
+	{Role: auth.Client, Tenant: "red", Subject: "alice"},
+	{Role: auth.Client, Tenant: "blue", Subject: "bob", Images: []string{imageB}},
+	{Role: auth.Worker, Subject: "w1"},
+	{Role: auth.Worker, Subject: "w2"},
+	{Role: auth.Worker, Subject: "w3"},
+	{Role: auth.Worker, Subject: "w4"},
+	{Role: auth.Operator, Subject: "root"},
+}
+
+// newSite starts a scheduler. change may alter its options.
+func newSite(t *testing.T, change func(*Options)) *site {
+	t.Helper()
+	x := &site{t: t, dir: t.TempDir(), secrets: map[string]string{}, log: &lockedBuffer{}}
+	ca, err := auth.InitCA(filepath.Join(x.dir, "ca"), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.Issue("scheduler", []string{"localhost", "127.0.0.1"}, x.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(x.dir, "ca.pem"), ca.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := auth.OpenKeyring(filepath.Join(x.dir, "keys"), auth.KeyringOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.opt = Options{
+		Keys: keys, Credentials: x.credentials(identities),
+		// Only a few tests want it to be early after the start.
+		Interval: time.Millisecond, Expiry: patient,
+		Metrics: telemetry.New(),
+		Log:     slog.New(slog.NewTextHandler(x.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if change != nil {
+		change(&x.opt)
+	}
+	x.start("127.0.0.1:0")
+	t.Cleanup(func() {
+		x.stop()
+		for subject, secret := range x.secrets {
+			if strings.Contains(x.log.String(), secret) {
+				t.Errorf("the credential of %s is in the log", subject)
+			}
+		}
+	})
+	return x
+}
+
+// credentials makes one for each identity that has none yet.
+func (x *site) credentials(ids []auth.Identity) *auth.Credentials {
+	x.t.Helper()
+	var list []auth.Credential
+	for _, id := range ids {
+		secret, hash := auth.NewCredential()
+		x.secrets[id.Subject] = secret
+		list = append(list, auth.Credential{Hash: hash, Identity: id})
+	}
+	c, err := auth.NewCredentials(list)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return c
+}
+
+// start makes a scheduler of x.opt and has it serve at addr.
+func (x *site) start(addr string) {
+	x.t.Helper()
+	s, err := New(x.opt)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	cert, _, err := auth.ServerTLS(filepath.Join(x.dir, "scheduler.crt"), filepath.Join(x.dir, "scheduler.key"), x.opt.Log)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.s, x.addr, x.http = s, ln.Addr().String(), web.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, ln, web, cert) }()
+	x.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-served:
+			if err != nil {
+				x.t.Errorf("Serve: %v", err)
+			}
+		case <-time.After(patient):
+			x.t.Error("the scheduler does not stop")
+		}
+	})
+}
+
+// dial connects, and is closed with the test.
+func (x *site) dial() *grpc.ClientConn {
+	x.t.Helper()
+	cfg, err := auth.CATLS(filepath.Join(x.dir, "ca.pem"))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+x.addr, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// as is a context with the credential of subject.
+func (x *site) as(subject string) context.Context {
+	return with(x.t, "Bearer "+x.secrets[subject])
+}
+
+func with(t *testing.T, authorization ...string) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	t.Cleanup(cancel)
+	for _, a := range authorization {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", a)
+	}
+	return ctx
+}
+
+func beatOf(name string) *schedulerv1.HeartbeatRequest {
+	return &schedulerv1.HeartbeatRequest{
+		Worker: name, Address: name + ".example.com:7510", TlsPin: bytes.Repeat([]byte{7}, 32),
+		Platform: amd64, Version: "1.0", Capacity: 4,
+	}
+}
+
+// report sends a heartbeat of the worker's own.
+func (x *site) report(conn *grpc.ClientConn, req *schedulerv1.HeartbeatRequest) *schedulerv1.HeartbeatResponse {
+	x.t.Helper()
+	resp, err := schedulerv1.NewRegistryServiceClient(conn).Heartbeat(x.as(req.Worker), req)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return resp
+}
+
+func workersOf(r *schedulerv1.RouteResponse) string {
+	var names []string
+	for _, w := range r.GetWorkers() {
+		names = append(names, w.Worker)
+	}
+	return strings.Join(names, " ")
+}
+
+// wantRetry asks for a code with a time to try again.
+func wantRetry(t *testing.T, err error, code codes.Code) {
+	t.Helper()
+	st := status.Convert(err)
+	if st.Code() != code {
+		t.Fatalf("got %v, want %v", err, code)
+	}
+	for _, d := range st.Details() {
+		if r, ok := d.(*errdetails.RetryInfo); ok && r.RetryDelay.AsDuration() > 0 {
+			return
+		}
+	}
+	t.Errorf("%v comes without a time to try again: %v", code, st.Details())
+}
+
+func TestRouteOverTheWire(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	client := schedulerv1.NewSchedulerServiceClient(conn)
+	for i, name := range []string{"w1", "w2", "w3", "w4"} {
+		req := beatOf(name)
+		req.Images = []string{imageA, imageB}
+		req.Running = uint32(i)
+		x.report(conn, req)
+	}
+	before := time.Now()
+	resp, err := client.Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := workersOf(resp); got != "w1 w2 w3" {
+		t.Fatalf("workers %q", got)
+	}
+	if e := resp.Expires.AsDuration(); e <= 0 || e >= DefaultToken {
+		t.Errorf("the answer is good for %v, its tokens for %v", e, DefaultToken)
+	}
+	// What a worker does with the tokens, with keys from its own heartbeat.
+	v := auth.NewVerifier()
+	if err := v.Update(x.report(conn, beatOf("w4")).Jwks); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range resp.Workers {
+		task, err := v.Verify(w.TaskToken, w.Worker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if task.Tenant != "red" || task.Subject != "alice" || task.Image != imageA || task.Worker != w.Worker {
+			t.Errorf("token says %+v", task)
+		}
+		if left := task.Expires.Sub(before); left < DefaultToken-time.Second || left > DefaultToken+patient {
+			t.Errorf("token lives for %v", left)
+		}
+		if w.Address != w.Worker+".example.com:7510" || !bytes.Equal(w.TlsPin, bytes.Repeat([]byte{7}, 32)) {
+			t.Errorf("assignment %+v", w)
+		}
+		if _, err := v.Verify(w.TaskToken, "w4"); err == nil {
+			t.Error("a token is good for another worker")
+		}
+	}
+	resp, err = client.Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64, Avoid: []string{"w1", "w2"}})
+	if err != nil || workersOf(resp) != "w3 w4" {
+		t.Errorf("w1 and w2 avoided: %q, %v", workersOf(resp), err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	client, registry := schedulerv1.NewSchedulerServiceClient(conn), schedulerv1.NewRegistryServiceClient(conn)
+	route := func(ctx context.Context) error {
+		_, err := client.Route(ctx, &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+		return err
+	}
+	beat := func(ctx context.Context) error {
+		_, err := registry.Heartbeat(ctx, beatOf("w1"))
+		return err
+	}
+	workers := func(ctx context.Context) error {
+		_, err := registry.Workers(ctx, &schedulerv1.WorkersRequest{})
+		return err
+	}
+	stranger, _ := auth.NewCredential()
+	good := "Bearer " + x.secrets["alice"]
+	for _, tt := range []struct {
+		name string
+		call func(context.Context) error
+		ctx  context.Context
+		want codes.Code
+		text string
+	}{
+		{"no credential", route, with(t), codes.Unauthenticated, "no credential"},
+		{"nobody's", route, with(t, "Bearer "+stranger), codes.Unauthenticated, "nobody's"},
+		{"no form", route, with(t, "Bearer x"), codes.Unauthenticated, ""},
+		{"another scheme", route, with(t, "Basic "+x.secrets["alice"]), codes.Unauthenticated, ""},
+		{"two credentials", route, with(t, good, good), codes.Unauthenticated, "more than one"},
+		{"worker routes", route, x.as("w1"), codes.PermissionDenied, "worker"},
+		{"operator routes", route, x.as("root"), codes.PermissionDenied, "operator"},
+		{"client registers", beat, x.as("alice"), codes.PermissionDenied, "client"},
+		{"operator registers", beat, x.as("root"), codes.PermissionDenied, "operator"},
+		{"another worker's name", beat, x.as("w2"), codes.PermissionDenied, "the credential of worker w2"},
+		{"client looks", workers, x.as("alice"), codes.PermissionDenied, ""},
+		{"no one looks", workers, with(t), codes.Unauthenticated, ""},
+		{"image of another tenant", route, x.as("bob"), codes.PermissionDenied, "tenant blue may not use image"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.call(tt.ctx)
+			if status.Code(err) != tt.want || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("got %v, want %v with %q", err, tt.want, tt.text)
+			}
+		})
+	}
+	for _, event := range []string{"credential-refused", "role-refused", "image-refused", "worker-refused"} {
+		if !strings.Contains(x.metrics(), `hpcc_scheduler_refusals_total{event="`+event+`"}`) {
+			t.Errorf("%s is not counted", event)
+		}
+	}
+	if strings.Contains(x.log.String(), stranger) {
+		t.Error("a credential that was refused is in the log")
+	}
+}
+
+// metrics scrapes.
+func (x *site) metrics() string {
+	x.t.Helper()
+	text, _ := x.get("/metrics")
+	return text
+}
+
+func (x *site) get(path string) (string, *http.Response) {
+	x.t.Helper()
+	cfg, err := auth.CATLS(filepath.Join(x.dir, "ca.pem"))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: cfg}
+	defer transport.CloseIdleConnections()
+	c := &http.Client{Transport: transport, Timeout: patient}
+	resp, err := c.Get("https://" + x.http + path)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return string(text), resp
+}
+
+func TestInvalid(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	for name, change := range map[string]func(*schedulerv1.HeartbeatRequest){
+		"address":      func(r *schedulerv1.HeartbeatRequest) { r.Address = "nowhere" },
+		"no host":      func(r *schedulerv1.HeartbeatRequest) { r.Address = ":80" },
+		"no port":      func(r *schedulerv1.HeartbeatRequest) { r.Address = "w1:0" },
+		"odd address":  func(r *schedulerv1.HeartbeatRequest) { r.Address = "w1\x1b[2J:80" },
+		"long address": func(r *schedulerv1.HeartbeatRequest) { r.Address = strings.Repeat("a", 300) + ":80" },
+		"pin":          func(r *schedulerv1.HeartbeatRequest) { r.TlsPin = r.TlsPin[1:] },
+		"platform":     func(r *schedulerv1.HeartbeatRequest) { r.Platform = "linux" },
+		"version":      func(r *schedulerv1.HeartbeatRequest) { r.Version = "1 0" },
+		"no capacity":  func(r *schedulerv1.HeartbeatRequest) { r.Capacity = 0 },
+		"capacity":     func(r *schedulerv1.HeartbeatRequest) { r.Capacity = 1 << 20 },
+		"running":      func(r *schedulerv1.HeartbeatRequest) { r.Running = 1 << 31 },
+		"image":        func(r *schedulerv1.HeartbeatRequest) { r.Images = []string{"gcc:12"} },
+		"images":       func(r *schedulerv1.HeartbeatRequest) { r.Images = make([]string, maxImages+1) },
+		"session's name": func(r *schedulerv1.HeartbeatRequest) {
+			r.Sessions = []*schedulerv1.Session{{Tenant: "../x", Image: imageA}}
+		},
+		"session's image": func(r *schedulerv1.HeartbeatRequest) { r.Sessions = []*schedulerv1.Session{{Tenant: "red"}} },
+		"sessions": func(r *schedulerv1.HeartbeatRequest) {
+			for range maxSessions + 1 {
+				r.Sessions = append(r.Sessions, &schedulerv1.Session{Tenant: "red", Image: imageA})
+			}
+		},
+	} {
+		req := beatOf("w1")
+		change(req)
+		if _, err := schedulerv1.NewRegistryServiceClient(conn).Heartbeat(x.as("w1"), req); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if s := x.s.registry.states(time.Now()); len(s) != 0 {
+		t.Errorf("an invalid heartbeat registered %v", s[0].last)
+	}
+	for name, req := range map[string]*schedulerv1.RouteRequest{
+		"no image": {Platform: amd64},
+		"tag":      {Image: "gcc:12", Platform: amd64},
+		"platform": {Image: imageA, Platform: "../x"},
+		"avoid":    {Image: imageA, Platform: amd64, Avoid: []string{"a b"}},
+		"avoids":   {Image: imageA, Platform: amd64, Avoid: make([]string, maxAvoid+1)},
+	} {
+		if _, err := schedulerv1.NewSchedulerServiceClient(conn).Route(x.as("alice"), req); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Beyond the size of a message nothing is even decoded.
+	big := &schedulerv1.RouteRequest{Image: strings.Repeat("x", maxMessage)}
+	if _, err := schedulerv1.NewSchedulerServiceClient(conn).Route(x.as("alice"), big); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a message beyond the limit: %v", err)
+	}
+}
+
+func TestOverload(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	client := schedulerv1.NewSchedulerServiceClient(conn)
+	ask := func() (*schedulerv1.RouteResponse, error) {
+		return client.Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+	}
+	_, err := ask()
+	wantRetry(t, err, codes.Unavailable)
+	full := beatOf("w1")
+	full.Running, full.Queued = 4, 4
+	x.report(conn, full)
+	_, err = ask()
+	wantRetry(t, err, codes.ResourceExhausted)
+	x.report(conn, beatOf("w1"))
+	if resp, err := ask(); err != nil || workersOf(resp) != "w1" {
+		t.Errorf("after the load: %v, %v", resp, err)
+	}
+	drain := beatOf("w1")
+	drain.Draining = true
+	x.report(conn, drain)
+	_, err = ask()
+	wantRetry(t, err, codes.Unavailable)
+	m := x.metrics()
+	for _, want := range []string{
+		`hpcc_scheduler_routes_total{outcome="overloaded",tenant="red"} 1`,
+		`hpcc_scheduler_routes_total{outcome="no_worker",tenant="red"} 2`,
+		`hpcc_scheduler_routes_total{outcome="routed",tenant="red"} 1`,
+		`hpcc_scheduler_workers{platform="linux/amd64",state="draining"} 1`,
+		`hpcc_scheduler_worker_capacity{worker="w1"} 4`,
+	} {
+		if !strings.Contains(m, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+}
+
+// A burst of clients between two heartbeats does not all go to one worker.
+func TestBurst(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	for _, name := range []string{"w1", "w2", "w3", "w4"} {
+		req := beatOf(name)
+		req.Images = []string{imageA}
+		x.report(conn, req)
+	}
+	first := map[string]int{}
+	for range 40 {
+		resp, err := schedulerv1.NewSchedulerServiceClient(conn).Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[resp.Workers[0].Worker]++
+	}
+	for _, name := range []string{"w1", "w2", "w3", "w4"} {
+		if n := first[name]; n < 9 || n > 11 {
+			t.Errorf("%s got %d of 40 clients on 4 equal workers", name, n)
+		}
+	}
+}
+
+func TestWorkers(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	one := beatOf("w1")
+	one.Sessions = []*schedulerv1.Session{{Tenant: "red", Image: imageA}}
+	x.report(conn, one)
+	x.report(conn, beatOf("w2"))
+	list := func(subject string) string {
+		resp, err := schedulerv1.NewRegistryServiceClient(conn).Workers(x.as(subject), &schedulerv1.WorkersRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, w := range resp.Workers {
+			names = append(names, w.Last.Worker)
+			if w.Age.AsDuration() < 0 || w.Age.AsDuration() > patient {
+				t.Errorf("%s was heard of %v ago", w.Last.Worker, w.Age.AsDuration())
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	for subject, want := range map[string]string{"root": "w1 w2", "w2": "w2", "w3": ""} {
+		if got := list(subject); got != want {
+			t.Errorf("%s sees %q, want %q", subject, got, want)
+		}
+	}
+}
+
+func TestHTTP(t *testing.T) {
+	x := newSite(t, nil)
+	text, resp := x.get("/.well-known/jwks.json")
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/jwk-set+json" {
+		t.Errorf("%s, %s", resp.Status, resp.Header.Get("Content-Type"))
+	}
+	var set struct{ Keys []map[string]string }
+	if err := json.Unmarshal([]byte(text), &set); err != nil || len(set.Keys) != 1 || set.Keys[0]["crv"] != "Ed25519" || set.Keys[0]["d"] != "" {
+		t.Errorf("key set %s: %v", text, err)
+	}
+	if err := auth.NewVerifier().Update([]byte(text)); err != nil {
+		t.Error(err)
+	}
+	if _, resp := x.get("/healthz"); resp.StatusCode != http.StatusOK {
+		t.Errorf("healthz: %s", resp.Status)
+	}
+	// By HTTP without TLS there is nothing.
+	if resp, err := http.Get("http://" + x.http + "/metrics"); err == nil {
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			t.Error("metrics are there without TLS")
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestHealth(t *testing.T) {
+	x := newSite(t, nil)
+	c := grpc_health_v1.NewHealthClient(x.dial())
+	resp, err := c.Check(with(t), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil || resp.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+		t.Errorf("%v, %v", resp, err)
+	}
+	w, err := c.Watch(with(t), &grpc_health_v1.HealthCheckRequest{})
+	if err == nil {
+		_, err = w.Recv()
+	}
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("a stream that nobody has to prove anything for: %v", err)
+	}
+}
+
+// Builds go on over a restart: tokens stay good, and a client that comes before
+// the workers do is kept waiting for them.
+func TestRestart(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	x.report(conn, beatOf("w1"))
+	client := schedulerv1.NewSchedulerServiceClient(conn)
+	ask := func() (*schedulerv1.RouteResponse, error) {
+		return client.Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64}, grpc.WaitForReady(true))
+	}
+	old, err := ask()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.stop()
+	x.opt.Metrics = telemetry.New()
+	x.opt.Interval = patient / 2
+	keys, err := auth.OpenKeyring(filepath.Join(x.dir, "keys"), auth.KeyringOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.opt.Keys = keys
+	x.start(x.addr)
+
+	asked := make(chan error, 1)
+	go func() {
+		resp, err := ask()
+		if err == nil && workersOf(resp) != "w1" {
+			err = fmt.Errorf("workers %q", workersOf(resp))
+		}
+		asked <- err
+	}()
+	resp, err := schedulerv1.NewRegistryServiceClient(conn).Heartbeat(x.as("w1"), beatOf("w1"), grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; err != nil {
+		t.Errorf("asked right after the restart: %v", err)
+	}
+	v := auth.NewVerifier()
+	if err := v.Update(resp.Jwks); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(old.Workers[0].TaskToken, "w1"); err != nil {
+		t.Errorf("a token from before the restart: %v", err)
+	}
+}
+
+// The scheduler stops although clients wait.
+func TestStopWhileWaiting(t *testing.T) {
+	x := newSite(t, func(o *Options) { o.Interval = patient / 2 })
+	conn := x.dial()
+	asked := make(chan error, 1)
+	go func() {
+		_, err := schedulerv1.NewSchedulerServiceClient(conn).Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+		asked <- err
+	}()
+	// Whether the call waits by now or comes too late, it ends.
+	x.stop()
+	if err := <-asked; status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSetCredentials(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	x.report(conn, beatOf("w1"))
+	client := schedulerv1.NewSchedulerServiceClient(conn)
+	ask := func(ctx context.Context) error {
+		_, err := client.Route(ctx, &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+		return err
+	}
+	old := x.as("alice")
+	if err := ask(old); err != nil {
+		t.Fatal(err)
+	}
+	x.s.SetCredentials(x.credentials(identities))
+	if err := ask(old); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the old credential: %v", err)
+	}
+	if err := ask(x.as("alice")); err != nil {
+		t.Errorf("the new one: %v", err)
+	}
+}
+
+// Many talk to it at once; the race detector looks on.
+func TestConcurrently(t *testing.T) {
+	x := newSite(t, nil)
+	conn := x.dial()
+	x.report(conn, beatOf("w1"))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 20 {
+				name := fmt.Sprint("w", i%4+1)
+				if _, err := schedulerv1.NewRegistryServiceClient(conn).Heartbeat(x.as(name), beatOf(name)); err != nil {
+					t.Error(err)
+				}
+				if _, err := schedulerv1.NewSchedulerServiceClient(conn).Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64}); err != nil {
+					t.Error(err)
+				}
+				if _, err := schedulerv1.NewRegistryServiceClient(conn).Workers(x.as("root"), &schedulerv1.WorkersRequest{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Go(func() { x.metrics() })
+	wg.Wait()
+}
+
+func TestExpiry(t *testing.T) {
+	r := newRegistry(20 * time.Second)
+	t0 := time.Now()
+	q := func() *Query { return &Query{Tenant: "red", Image: imageA, Platform: amd64} }
+	at := func(d time.Duration) string {
+		best, _, err := r.route(q(), 3, t0.Add(d))
+		if err != nil {
+			return err.Error()
+		}
+		return fmt.Sprint(len(best))
+	}
+	what := func(d time.Duration) string {
+		s := r.states(t0.Add(d))
+		if len(s) == 0 {
+			return ""
+		}
+		return s[0].what
+	}
+	if c := r.beat(beatOf("w1"), auth.Pin{}, t0); c != registered {
+		t.Errorf("first: %q", c)
+	}
+	for _, tt := range []struct {
+		at           time.Duration
+		state, route string
+	}{
+		{20 * time.Second, "ready", "1"},
+		{21 * time.Second, "silent", "no worker has been heard of lately"},
+		{601 * time.Second, "", "no worker has been heard of lately"},
+	} {
+		if got := what(tt.at); got != tt.state {
+			t.Errorf("%v: %q, want %q", tt.at, got, tt.state)
+		}
+		if got := at(tt.at); got != tt.route {
+			t.Errorf("%v: %q, want %q", tt.at, got, tt.route)
+		}
+	}
+	if c := r.beat(beatOf("w1"), auth.Pin{}, t0.Add(time.Minute)); c != registered {
+		t.Errorf("back: %q", c)
+	}
+	drained := beatOf("w1")
+	drained.Draining = true
+	if c := r.beat(drained, auth.Pin{}, t0.Add(time.Minute)); c != draining || what(time.Minute) != "draining" {
+		t.Errorf("draining: %q, %q", c, what(time.Minute))
+	}
+	if c := r.beat(beatOf("w1"), auth.Pin{}, t0.Add(time.Minute)); c != resumed {
+		t.Errorf("resumed: %q", c)
+	}
+	if c := r.beat(beatOf("w1"), auth.Pin{1}, t0.Add(time.Minute)); c != moved {
+		t.Errorf("new key: %q", c)
+	}
+	if c := r.beat(beatOf("w1"), auth.Pin{1}, t0.Add(time.Minute)); c != unchanged {
+		t.Errorf("same: %q", c)
+	}
+	r.beat(beatOf("w2"), auth.Pin{}, t0.Add(time.Hour))
+	if len(r.workers) != 1 {
+		t.Errorf("%d workers are kept, one of which has been gone for an hour", len(r.workers))
+	}
+}
+
+// ring is a keyring without a disk.
+type ring struct {
+	mu     sync.Mutex
+	newest time.Time
+	made   int
+	fail   bool
+}
+
+func (r *ring) Sign(auth.Task) (string, error) { return "token", nil }
+func (r *ring) JWKS() []byte                   { return []byte("{}") }
+func (r *ring) Newest() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.newest
+}
+
+func (r *ring) Rotate() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail {
+		return errors.New("no space left")
+	}
+	r.made++
+	r.newest = time.Now()
+	return nil
+}
+
+func TestRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		creds, err := auth.NewCredentials(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := &ring{newest: time.Now().Add(-23 * time.Hour)}
+		s, err := New(Options{Keys: keys, Credentials: creds, Rotate: 24 * time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go s.rotate(ctx)
+		made := func(after time.Duration, want int) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			keys.mu.Lock()
+			defer keys.mu.Unlock()
+			if keys.made != want {
+				t.Errorf("%d keys were made, want %d", keys.made, want)
+			}
+		}
+		made(59*time.Minute, 0)
+		made(2*time.Minute, 1)
+		made(23*time.Hour, 1)
+		made(2*time.Hour, 2)
+		keys.mu.Lock()
+		keys.fail = true
+		keys.mu.Unlock()
+		made(48*time.Hour, 2)
+		keys.mu.Lock()
+		keys.fail = false
+		keys.mu.Unlock()
+		made(2*time.Second, 3) // it goes on trying
+	})
+}
+
+func TestPace(t *testing.T) {
+	var p pace
+	now := time.Unix(1000, 0)
+	logged := 0
+	for range 100 {
+		if _, ok := p.take(now); ok {
+			logged++
+		}
+	}
+	if logged != perSecond {
+		t.Errorf("%d records in a second, want %d", logged, perSecond)
+	}
+	if skipped, ok := p.take(now.Add(time.Second)); !ok || skipped != 100-perSecond {
+		t.Errorf("%d, %v", skipped, ok)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	creds, err := auth.NewCredentials(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{
+		"no keys":        {Credentials: creds},
+		"no credentials": {Keys: &ring{}},
+		"long tokens":    {Keys: &ring{}, Credentials: creds, Token: 2 * auth.MaxLifetime},
+		"short expiry":   {Keys: &ring{}, Credentials: creds, Interval: 10 * time.Second, Expiry: 15 * time.Second},
+	} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%s: was taken", name)
+		}
+	}
+}
+
+// Anything that decodes is either refused or kept within the bounds.
+func FuzzHeartbeat(f *testing.F) {
+	f.Add("w1", "h:1", "linux/amd64", "1.0", uint32(4), uint32(1), imageA, "red", 32)
+	f.Add("", ":", "a/b/c", "\x00", uint32(0), uint32(1<<31), "", "..", 0)
+	f.Fuzz(func(t *testing.T, worker, address, platform, version string, capacity, running uint32, image, tenant string, pin int) {
+		req := &schedulerv1.HeartbeatRequest{
+			Worker: worker, Address: address, Platform: platform, Version: version, Capacity: capacity, Running: running,
+			Images: []string{image}, Sessions: []*schedulerv1.Session{{Tenant: tenant, Image: image}, nil},
+			TlsPin: make([]byte, min(max(pin, 0), 64)),
+		}
+		req.Sessions = req.Sessions[:1]
+		p, err := checkHeartbeat(req)
+		if err != nil {
+			return
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil || strings.ContainsFunc(address+platform+version+worker, notPlain) || len(version) > maxVersion {
+			t.Fatalf("taken: %+v", req)
+		}
+		r := newRegistry(time.Minute)
+		now := time.Now()
+		r.beat(req, p, now)
+		best, _, err := r.route(&Query{Tenant: tenant, Image: image, Platform: platform}, 3, now)
+		var full *OverloadError
+		if err != nil && !errors.As(err, &full) || err == nil && best[0].name != worker {
+			t.Fatalf("%v, %v", best, err)
+		}
+	})
+}
