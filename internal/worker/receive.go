@@ -1,0 +1,93 @@
+package worker
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"hpcc.dev/hpcc/internal/digest"
+	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
+)
+
+const (
+	// uploadPatience and uploadRate are how long blobs may take: a slow line is
+	// far faster.
+	uploadPatience = time.Minute
+	uploadRate     = 64 << 10 // bytes a second
+)
+
+// receive gets what the tenant's store lacks of the job's inputs.
+func (c *compile) receive(j *checked) error {
+	var missing []digest.Digest
+	var total int64
+	needed := &workerv1.Needed{}
+	for _, d := range j.blobs {
+		if !c.store.HasBlob(d) {
+			missing = append(missing, d)
+			total += d.Size()
+			needed.Blobs = append(needed.Blobs, wireDigest(d))
+		}
+	}
+	if err := c.stream.Send(&workerv1.CompileResponse{Kind: &workerv1.CompileResponse_Needed{Needed: needed}}); err != nil {
+		return err
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	timeout := time.NewTimer(uploadPatience + time.Duration(total/uploadRate)*time.Second)
+	defer timeout.Stop()
+	for _, d := range missing {
+		if err := c.receiveBlob(d, timeout.C); err != nil {
+			return err
+		}
+	}
+	c.metrics.blobs.Add(float64(len(missing)), c.task.Tenant, fromClient)
+	return nil
+}
+
+// receiveBlob takes one blob's chunks, and stores it if it is the one.
+func (c *compile) receiveBlob(d digest.Digest, timeout <-chan time.Time) error {
+	few := int64(smallBytes)
+	s := c.memory.spool(c.store.TempDir(), &few)
+	defer s.close()
+	if d.Size() <= smallBytes {
+		s.mem = make([]byte, 0, d.Size())
+	}
+	hash := sha256.New()
+	for {
+		m, err := c.next(timeout)
+		if err != nil {
+			return err
+		}
+		blob, ok := m.GetKind().(*workerv1.CompileRequest_Blob)
+		if !ok {
+			return failf(codes.InvalidArgument, "a message that is no blob, while blobs were needed")
+		}
+		data := blob.Blob.GetData()
+		if len(data) > workerv1.ChunkSize || len(data) == 0 && d.Size() > 0 || s.size+int64(len(data)) > d.Size() {
+			return failf(codes.InvalidArgument, "a chunk of %d bytes, with %d of blob %s to come", len(data), d.Size()-s.size, d)
+		}
+		hash.Write(data)
+		c.metrics.bytes.Add(float64(len(data)), c.task.Tenant, fromClient)
+		if _, err := s.Write(data); err != nil {
+			return fmt.Errorf("blob %s: %w", d, err)
+		}
+		if s.size == d.Size() {
+			break
+		}
+	}
+	if got, err := digest.FromBytes(hash.Sum(nil), s.size); err != nil || got != d {
+		return failf(codes.InvalidArgument, "blob %s is not what was sent for it", d)
+	}
+	b, release, err := s.bytes(c.stream.Context())
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := c.store.PutBlob(b); err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	return nil
+}
