@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -29,13 +31,18 @@ type Options struct {
 	// RouteTimeout bounds a question to the scheduler, DialTimeout a connection
 	// to a worker. Zeros are 2 seconds.
 	RouteTimeout, DialTimeout time.Duration
+	// Patience is how long a worker may say nothing at all before it counts as
+	// lost: it queues, boots and compiles in that time. Zero is 20 minutes. A
+	// worker that has died is noticed within 15 seconds in any case.
+	Patience time.Duration
 	// Log is told what a caller does not see because another worker did the
 	// job. Nil is slog.Default().
 	Log *slog.Logger
 }
 
 const (
-	defaultTimeout = 2 * time.Second
+	defaultTimeout  = 2 * time.Second
+	defaultPatience = 20 * time.Minute // a job's own limit is 10, by default
 
 	// maxWorkers is how many workers one call tries, and maxDials how many it
 	// tries to connect to without success: a job that kills workers must not
@@ -74,6 +81,9 @@ func New(opt Options) (*Client, error) {
 	if opt.DialTimeout <= 0 {
 		opt.DialTimeout = defaultTimeout
 	}
+	if opt.Patience <= 0 {
+		opt.Patience = defaultPatience
+	}
 	c := &Client{opt: opt, log: opt.Log}
 	if c.log == nil {
 		c.log = slog.Default()
@@ -107,6 +117,11 @@ func (c *Client) background(f func(ctx context.Context)) bool {
 	return true
 }
 
+// link is the connection to a worker.
+func (c *Client) link(a *assignment) (*link, error) {
+	return c.conns.get(target{a.address, a.pin}, func() *tls.Config { return c.opt.PinnedTLS(a.pin) })
+}
+
 // try does something on a worker for an image, and on others where that one
 // fails.
 func (c *Client) try(ctx context.Context, image string, do func(a *assignment) error) error {
@@ -126,7 +141,7 @@ func (c *Client) try(ctx context.Context, image string, do func(a *assignment) e
 			return errTooSoon
 		}
 		renewed = true
-		newer, err := c.routes.newer(ctx, image, route, c.health.avoid(route, tried))
+		newer, err := c.routes.newer(ctx, image, route, slices.Sorted(maps.Keys(tried)))
 		if err == nil {
 			route = newer
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -47,7 +48,7 @@ type stream interface {
 
 // compile has the job done on one worker.
 func (c *Client) compile(ctx context.Context, a *assignment, w *work) (*Result, error) {
-	l, err := c.conns.get(target{a.address, a.pin}, c.opt.PinnedTLS(a.pin))
+	l, err := c.link(a)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +66,13 @@ func (c *Client) compile(ctx context.Context, a *assignment, w *work) (*Result, 
 		defer end()
 		return nil, c.notBegun(ctx, l, err, codec)
 	}
-	x := &exchange{ctx: ctx, s: s, codec: codec, w: w, worker: a.worker}
+	x := &exchange{ctx: ctx, s: s, codec: codec, w: w, worker: a.worker, patience: c.opt.Patience}
+	x.watchdog = time.AfterFunc(x.patience, func() {
+		x.silent.Store(true)
+		cancel()
+	})
 	result, err := x.run()
+	x.watchdog.Stop()
 	if err != nil {
 		end()
 		return nil, err
@@ -109,9 +115,19 @@ type exchange struct {
 	codec  *codec
 	w      *work
 	worker string
+
+	// watchdog ends the call if it is not put back in patience.
+	patience time.Duration
+	watchdog *time.Timer
+	silent   atomic.Bool
 }
 
-func (x *exchange) failed(err error) error { return failed(x.ctx, err, x.codec) }
+func (x *exchange) failed(err error) error {
+	if x.silent.Load() && x.ctx.Err() == nil {
+		return &failure{lost, 0, fmt.Errorf("it has said nothing for %v", x.patience)}
+	}
+	return failed(x.ctx, err, x.codec)
+}
 
 // run sends the job, with what is found to be missing, until it is answered and
 // all that it did not find is confirmed.
@@ -152,6 +168,7 @@ func (x *exchange) until(a *answer, end stage) error {
 		if err != nil {
 			return x.failed(err)
 		}
+		x.watchdog.Reset(x.patience)
 		before := a.stage
 		if err := a.take(m); err != nil {
 			return err
@@ -199,6 +216,7 @@ func (x *exchange) send(m *workerv1.CompileRequest) error {
 	err := x.s.Send(m)
 	switch {
 	case err == nil:
+		x.watchdog.Reset(x.patience)
 		return nil
 	case errors.Is(err, io.EOF):
 		return x.ended()

@@ -55,7 +55,7 @@ const (
 
 // get returns the connection to a target, which is made when it is first used;
 // put gives it back.
-func (p *pool) get(t target, config *tls.Config) (*link, error) {
+func (p *pool) get(t target, config func() *tls.Config) (*link, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -67,7 +67,7 @@ func (p *pool) get(t target, config *tls.Config) (*link, error) {
 	}
 	dialer := &net.Dialer{Timeout: p.timeout}
 	conn, err := grpc.NewClient("passthrough:///"+t.address,
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithTransportCredentials(credentials.NewTLS(config())),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", address)
 		}),

@@ -33,7 +33,7 @@ func (c *Client) Describe(ctx context.Context, image string, paths []string) ([]
 }
 
 func (c *Client) describe(ctx context.Context, a *assignment, image string, paths []string) ([]digest.Digest, error) {
-	l, err := c.conns.get(target{a.address, a.pin}, c.opt.PinnedTLS(a.pin))
+	l, err := c.link(a)
 	if err != nil {
 		return nil, err
 	}

@@ -20,11 +20,11 @@ import (
 type kind int
 
 const (
-	unreachable      kind = iota + 1 // not connected: leave alone
-	lost                             // gone, or failed by itself: leave alone
-	full                             // leave alone as long as it says
-	guestBroke                       // try elsewhere
-	notAuthenticated                 // get a new token
+	unreachable      kind = iota + 1 // not connected
+	lost                             // the call broke, or the worker ends
+	broke                            // the worker failed by itself, or its guest
+	full                             // for as long as it says
+	notAuthenticated                 // needs a new token
 )
 
 // failure is a worker's, and lets another try.
@@ -46,7 +46,7 @@ type workerError struct {
 }
 
 func (e *workerError) Error() string {
-	what := map[kind]string{unreachable: "cannot be reached", lost: "failed", full: "is full", guestBroke: "lost its machine"}
+	what := map[kind]string{unreachable: "cannot be reached", lost: "was lost", broke: "failed", full: "is full"}
 	return fmt.Sprintf("worker %q %s: %s", e.worker, what[e.f.kind], e.f.text())
 }
 
@@ -82,8 +82,8 @@ func failed(ctx context.Context, err error, codec *codec) error {
 		return &failure{full, delay, err}
 	case codes.Unauthenticated:
 		return &failure{notAuthenticated, 0, err}
-	case codes.DataLoss:
-		return &failure{guestBroke, 0, err}
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded:
+		return &failure{lost, 0, err}
 	case codes.PermissionDenied:
 		return &RefusedError{"the worker does not allow it: " + said(s.Message()) + " (ask who runs the scheduler which images your tenant may use)", err}
 	case codes.FailedPrecondition:
@@ -91,7 +91,7 @@ func failed(ctx context.Context, err error, codec *codec) error {
 	case codes.InvalidArgument, codes.Unimplemented:
 		return &RefusedError{"the worker does not understand the job: " + said(s.Message()) + " (are client and worker of one version?)", err}
 	}
-	return &failure{lost, 0, err}
+	return &failure{broke, 0, err}
 }
 
 // retryInfo is how long the other side asks to be left alone.

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,30 +66,67 @@ func certificate(t testing.TB) (tls.Certificate, [32]byte) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 }
 
-func serve(t testing.TB, cert tls.Certificate, register func(*grpc.Server), options ...grpc.ServerOption) (*grpc.Server, string) {
+// listener counts connections.
+type listener struct {
+	net.Listener
+	accepted atomic.Int64
+}
+
+func listen(t testing.TB) *listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(append([]grpc.ServerOption{
+	t.Cleanup(func() { l.Close() })
+	return &listener{Listener: l}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted.Add(1)
+	}
+	return c, err
+}
+
+// each hands connections to f, until the test ends.
+func (l *listener) each(t testing.TB, f func(net.Conn)) {
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f(c)
+		}
+	})
+	t.Cleanup(func() { l.Close(); done.Wait() })
+}
+
+func serve(t testing.TB, cert tls.Certificate, register func(*grpc.Server)) (*grpc.Server, *listener) {
+	t.Helper()
+	l := listen(t)
+	s := grpc.NewServer(
 		grpc.Creds(credentials.NewServerTLSFromCert(&cert)),
-		grpc.MaxRecvMsgSize(workerv1.MaxMessage), grpc.MaxSendMsgSize(workerv1.MaxMessage + 1<<20),
-		grpc.InitialWindowSize(4 << 20), grpc.InitialConnWindowSize(16 << 20),
+		grpc.MaxRecvMsgSize(workerv1.MaxMessage), grpc.MaxSendMsgSize(workerv1.MaxMessage+1<<20),
+		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(16<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: workerv1.PingAfter / 2}),
-	}, options...)...)
+	)
 	register(s)
 	var done sync.WaitGroup
 	done.Go(func() { _ = s.Serve(l) })
 	t.Cleanup(func() { s.Stop(); done.Wait() })
-	return s, l.Addr().String()
+	return s, l
 }
 
 // scheduler answers as a test says; workers are the default answer.
 type scheduler struct {
 	schedulerv1.UnimplementedSchedulerServiceServer
-	address string
-	cert    tls.Certificate
+	address  string
+	listener *listener
+	cert     tls.Certificate
 
 	mu      sync.Mutex
 	workers []*worker
@@ -152,6 +190,7 @@ type worker struct {
 	name, address string
 	pin           [32]byte
 	server        *grpc.Server
+	listener      *listener
 	token         func() string // that it accepts
 
 	// tamper sees each message before it is sent, and says what is sent instead.
@@ -159,7 +198,8 @@ type worker struct {
 	// cut ends the call in a message's place.
 	cut func(ctx context.Context, m *workerv1.CompileResponse) error
 	// instead takes the whole call.
-	instead func(s grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]) error
+	describe func(ctx context.Context, r *workerv1.DescribeRequest) (*workerv1.DescribeResponse, error)
+	instead  func(s grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]) error
 
 	mu        sync.Mutex
 	blobs     map[digest.Digest][]byte
@@ -425,7 +465,10 @@ func (w *worker) run(job *action.Job, tree action.Tree) (*kept, *action.Action) 
 	return k, act
 }
 
-func (w *worker) Describe(_ context.Context, r *workerv1.DescribeRequest) (*workerv1.DescribeResponse, error) {
+func (w *worker) Describe(ctx context.Context, r *workerv1.DescribeRequest) (*workerv1.DescribeResponse, error) {
+	if w.describe != nil {
+		return w.describe(ctx, r)
+	}
 	m := &workerv1.DescribeResponse{}
 	for _, p := range r.GetPaths() {
 		if strings.HasPrefix(p, "/usr/") {
@@ -477,7 +520,8 @@ func newScheduler(t testing.TB) *scheduler {
 	t.Helper()
 	s := &scheduler{expires: time.Hour}
 	s.cert, _ = certificate(t)
-	_, s.address = serve(t, s.cert, func(g *grpc.Server) { schedulerv1.RegisterSchedulerServiceServer(g, s) })
+	_, s.listener = serve(t, s.cert, func(g *grpc.Server) { schedulerv1.RegisterSchedulerServiceServer(g, s) })
+	s.address = s.listener.Addr().String()
 	return s
 }
 
@@ -494,7 +538,8 @@ func newWorker(t testing.TB, s *scheduler, name string) *worker {
 	}
 	var cert tls.Certificate
 	cert, w.pin = certificate(t)
-	w.server, w.address = serve(t, cert, func(g *grpc.Server) { workerv1.RegisterWorkerServiceServer(g, w) })
+	w.server, w.listener = serve(t, cert, func(g *grpc.Server) { workerv1.RegisterWorkerServiceServer(g, w) })
+	w.address = w.listener.Addr().String()
 	s.set(func() { s.workers = append(s.workers, w) })
 	return w
 }

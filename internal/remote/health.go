@@ -3,16 +3,24 @@ package remote
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
 
-// How long a worker is left alone. Times double from the first to the second
-// number with each failure in a row; a lie is not forgotten by what is right
-// later.
+// How long a worker is left alone. Times double with each failure in a row; a
+// lie is not forgotten by what is right later.
 const (
-	failedFirst, failedMost = 5 * time.Second, time.Minute
-	liedFirst, liedMost     = time.Minute, time.Hour
+	// To connect in vain costs time. A call that was lost does not tell whether
+	// the worker is: it may have been the job that ended its machine.
+	unreachableFirst = 5 * time.Second
+	lostFirst        = time.Second
+	failedMost       = time.Minute
+	// A worker that fails by itself is one that this job was too much for, until
+	// others are.
+	forgiven = 2
+
+	liedFirst, liedMost = time.Minute, time.Hour
 	// A worker that is full says for how long; it is believed within these.
 	fullLeast, fullMost = 100 * time.Millisecond, time.Minute
 
@@ -84,16 +92,26 @@ func (h *health) lied(worker string, why error) {
 func (h *health) failed(worker string, f *failure) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch r := h.of(worker); f.kind {
-	case full:
+	r := h.of(worker)
+	if f.kind == full {
 		h.block(r, min(max(f.delay, fullLeast), fullMost), f)
-	case unreachable, lost:
-		// Many calls lose one worker at once: that is one failure.
-		if !r.until.After(h.now()) {
-			h.block(r, grown(failedFirst, failedMost, r.fails), f)
-			r.fails++
+		return
+	}
+	// Many calls lose one worker at once: that is one failure.
+	if r.until.After(h.now()) {
+		return
+	}
+	switch f.kind {
+	case unreachable:
+		h.block(r, grown(unreachableFirst, failedMost, r.fails), f)
+	case lost:
+		h.block(r, grown(lostFirst, failedMost, r.fails), f)
+	case broke:
+		if r.fails >= forgiven {
+			h.block(r, grown(lostFirst, failedMost, r.fails-forgiven), f)
 		}
 	}
+	r.fails++
 }
 
 func (h *health) ok(worker string) {
@@ -117,16 +135,18 @@ func (h *health) choose(r *route, tried map[string]bool) *assignment {
 	return nil
 }
 
-// avoid names the workers of a route that choose does not return.
-func (h *health) avoid(r *route, tried map[string]bool) []string {
+// avoid names the workers that are left alone now, and others.
+func (h *health) avoid(others []string) []string {
+	const most = 100
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var names []string
-	for _, a := range r.workers {
-		if rec := h.all[a.worker]; tried[a.worker] || rec != nil && rec.until.After(h.now()) {
-			names = append(names, a.worker)
+	names := slices.Clone(others)
+	for name, rec := range h.all {
+		if rec.until.After(h.now()) && len(names) < most && !slices.Contains(others, name) {
+			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 

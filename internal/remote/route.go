@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -227,12 +228,13 @@ func (e *schedulerDown) Error() string {
 }
 func (e *schedulerDown) Unwrap() error { return e.err }
 
-// fetch asks the scheduler for a route.
+// fetch asks the scheduler for a route, without the workers that are left alone
+// and those of avoid.
 func (c *Client) fetch(ctx context.Context, image string, avoid []string) (*route, error) {
 	begun := time.Now()
 	limited, cancel := context.WithTimeout(ctx, c.opt.RouteTimeout)
 	defer cancel()
-	answer, err := c.ask(limited, &schedulerv1.RouteRequest{Image: image, Platform: c.opt.Platform, Avoid: avoid})
+	answer, err := c.ask(limited, &schedulerv1.RouteRequest{Image: image, Platform: c.opt.Platform, Avoid: c.health.avoid(avoid)})
 	if ctx.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -252,7 +254,7 @@ func (c *Client) ask(ctx context.Context, request *schedulerv1.RouteRequest) (*s
 	if err != nil {
 		return nil, &RefusedError{"no credential for the scheduler: " + said(err.Error()), err}
 	}
-	l, err := c.conns.get(target{address: c.opt.Scheduler}, c.opt.TLS)
+	l, err := c.conns.get(target{address: c.opt.Scheduler}, func() *tls.Config { return c.opt.TLS.Clone() })
 	if err != nil {
 		return nil, err
 	}
