@@ -11,17 +11,16 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"hpcc.dev/hpcc/internal/auth"
 )
 
 // Options of a Client.
 type Options struct {
 	// Scheduler is where the scheduler listens, host:port.
 	Scheduler string
-	// TLS is how the scheduler proves who it is.
+	// TLS is how the scheduler proves who it is: auth.CATLS, for one.
 	TLS *tls.Config
-	// PinnedTLS makes the configuration that accepts the server with a key, by
-	// the SHA-256 of its SubjectPublicKeyInfo, and nobody else.
-	PinnedTLS func(pin [32]byte) *tls.Config
 	// Credential is the tenant's; it is called before each question to the
 	// scheduler, from any goroutine.
 	Credential func(ctx context.Context) (string, error)
@@ -72,7 +71,7 @@ func New(opt Options) (*Client, error) {
 	if _, _, err := net.SplitHostPort(opt.Scheduler); err != nil {
 		return nil, errors.New("the scheduler's address is not host:port: " + said(opt.Scheduler))
 	}
-	if opt.TLS == nil || opt.PinnedTLS == nil || opt.Credential == nil {
+	if opt.TLS == nil || opt.Credential == nil {
 		return nil, errors.New("a client of workers needs TLS and a credential")
 	}
 	if opt.RouteTimeout <= 0 {
@@ -119,7 +118,7 @@ func (c *Client) background(f func(ctx context.Context)) bool {
 
 // link is the connection to a worker.
 func (c *Client) link(a *assignment) (*link, error) {
-	return c.conns.get(target{a.address, a.pin}, func() *tls.Config { return c.opt.PinnedTLS(a.pin) })
+	return c.conns.get(target{a.address, a.pin}, func() *tls.Config { return auth.PinnedTLS(a.pin) })
 }
 
 // try does something on a worker for an image, and on others where that one

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
+	"hpcc.dev/hpcc/internal/auth"
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
 )
 
@@ -20,7 +21,7 @@ import (
 // is another.
 type target struct {
 	address string
-	pin     [32]byte // zero for the scheduler
+	pin     auth.Pin // zero for the scheduler
 }
 
 // link is a connection that calls share, with the number of those that do.

@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -33,6 +32,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/auth"
 	"hpcc.dev/hpcc/internal/digest"
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
@@ -45,7 +45,7 @@ const (
 )
 
 // certificate is a key with a certificate that it signed itself, for 127.0.0.1.
-func certificate(t testing.TB) (tls.Certificate, [32]byte) {
+func certificate(t testing.TB) (tls.Certificate, auth.Pin) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -63,7 +63,7 @@ func certificate(t testing.TB) (tls.Certificate, [32]byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, auth.PinOf(leaf)
 }
 
 // listener counts connections.
@@ -188,7 +188,7 @@ func (s *scheduler) set(f func()) {
 type worker struct {
 	workerv1.UnimplementedWorkerServiceServer
 	name, address string
-	pin           [32]byte
+	pin           auth.Pin
 	server        *grpc.Server
 	listener      *listener
 	token         func() string // that it accepts
@@ -554,18 +554,29 @@ func newFleet(t testing.TB, workers int) *fleet {
 	return f
 }
 
-func newClient(t testing.TB, s *scheduler, change func(*Options)) *Client {
-	t.Helper()
+// trusted is how a client knows it.
+func (s *scheduler) trusted() *tls.Config {
 	roots := x509.NewCertPool()
-	roots.AddCert(s.cert.Leaf)
-	opt := Options{
-		Scheduler: s.address, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, PinnedTLS: pinned,
+	if s.cert.Leaf != nil {
+		roots.AddCert(s.cert.Leaf)
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
+}
+
+func (s *scheduler) options() Options {
+	return Options{
+		Scheduler: s.address, TLS: s.trusted(),
 		Credential: func(context.Context) (string, error) { return credential, nil },
 		Platform:   "linux/amd64",
 		// A loaded machine is no dead scheduler.
 		RouteTimeout: time.Minute, DialTimeout: time.Minute,
 		Log: slog.New(slog.DiscardHandler),
 	}
+}
+
+func newClient(t testing.TB, s *scheduler, change func(*Options)) *Client {
+	t.Helper()
+	opt := s.options()
 	if change != nil {
 		change(&opt)
 	}
@@ -575,15 +586,6 @@ func newClient(t testing.TB, s *scheduler, change func(*Options)) *Client {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
-}
-
-func pinned(pin [32]byte) *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error {
-		if sha256.Sum256(s.PeerCertificates[0].RawSubjectPublicKeyInfo) != pin {
-			return errors.New("another key than the one that was pinned")
-		}
-		return nil
-	}}
 }
 
 // checkout is a client's directory: files by neutral path.
@@ -645,4 +647,11 @@ func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// forget empties the store.
+func (w *worker) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.blobs)
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"hpcc.dev/hpcc/internal/auth"
 	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
 )
 
@@ -21,7 +22,7 @@ import (
 type assignment struct {
 	worker  string
 	address string
-	pin     [32]byte
+	pin     auth.Pin
 	token   string
 }
 
@@ -260,7 +261,7 @@ func (c *Client) ask(ctx context.Context, request *schedulerv1.RouteRequest) (*s
 	}
 	defer c.conns.put(l)
 	answer, err := schedulerv1.NewSchedulerServiceClient(l.conn).Route(authorize(ctx, credential), request)
-	if code := status.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
+	if code := status.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled {
 		c.conns.drop(l)
 	}
 	return answer, err
@@ -286,7 +287,8 @@ func (c *Client) noRoute(ctx context.Context, err error) error {
 		return &UnavailableError{Retry: time.Now().Add(min(max(delay, fullLeast), fullMost)), Err: fmt.Errorf("the scheduler has none: %s", said(s.Message()))}
 	}
 	pause := brokenPause
-	if ctx.Err() != nil {
+	// Its server may notice the end of the time first.
+	if ctx.Err() != nil || s.Code() == codes.DeadlineExceeded || s.Code() == codes.Canceled {
 		pause = silentPause
 	}
 	return &schedulerDown{pause, err}
@@ -308,13 +310,14 @@ func newRoute(m *schedulerv1.RouteResponse, at time.Time) (*route, error) {
 		if a.worker == "" || len(a.worker) > maxWorkerName || said(a.worker) != a.worker || seen[a.worker] {
 			return nil, fmt.Errorf("its worker's name is none, or there twice: %s", said(a.worker))
 		}
-		if len(w.GetTlsPin()) != len(a.pin) {
-			return nil, fmt.Errorf("its worker's TLS pin has %d bytes", len(w.GetTlsPin()))
+		pin, err := auth.PinFromBytes(w.GetTlsPin())
+		if err != nil {
+			return nil, fmt.Errorf("its worker's key: %w", err)
 		}
 		if len(a.token) > maxToken || strings.ContainsFunc(a.token, func(r rune) bool { return r < ' ' || r > '~' }) {
 			return nil, errors.New("its task token is none")
 		}
-		a.pin = [32]byte(w.GetTlsPin())
+		a.pin = pin
 		seen[a.worker] = true
 		r.workers = append(r.workers, a)
 	}

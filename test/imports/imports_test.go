@@ -48,7 +48,7 @@ const graph = `
 	# How client and worker compress what they say.
 	internal/wirezip:
 	# What a client believes of a scheduler and its workers.
-	internal/remote:       internal/action internal/digest internal/wirezip proto/hpcc/agent/v1 proto/hpcc/scheduler/v1 proto/hpcc/worker/v1
+	internal/remote:       internal/action internal/auth internal/digest internal/wirezip proto/hpcc/agent/v1 proto/hpcc/scheduler/v1 proto/hpcc/worker/v1
 
 	# It routes by names and loads, and knows nothing of compiles.
 	internal/scheduler:    internal/auth internal/telemetry proto/hpcc/scheduler/v1
