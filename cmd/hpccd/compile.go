@@ -70,7 +70,7 @@ func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*ipcv1.ServerMessage, err
 	// has asked for it.
 	log := slog.New(slog.DiscardHandler)
 	if cfg.IsSet("log.level") {
-		log = newLogger(cfg, os.Stderr)
+		log = newLogger(cfg.Log, os.Stderr)
 	}
 	engine, err := openEngine(cfg, false, log)
 	if err != nil {

@@ -97,6 +97,7 @@ faster; without one, everything works as well.`,
 		a.newDoctor(),
 		a.newGuest(),
 		a.newCA(),
+		a.newScheduler(),
 		a.newAudit(),
 		a.newVersion(),
 	)

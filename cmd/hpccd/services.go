@@ -132,7 +132,7 @@ var wired = services{
 		return daemon.KeysFrom(disk, prefix)
 	},
 	serve: func(ctx context.Context, c *config.Config, ready func(addr string)) error {
-		log := newLogger(c, os.Stderr)
+		log := newLogger(c.Log, os.Stderr)
 		engine, err := openEngine(c, true, log)
 		if err != nil {
 			return err
@@ -148,9 +148,9 @@ var wired = services{
 }
 
 // newLogger writes structured lines to w as the settings say.
-func newLogger(c *config.Config, w io.Writer) *slog.Logger {
-	opt := &slog.HandlerOptions{Level: c.Log.Level}
-	if c.Log.Format == "json" {
+func newLogger(l config.Log, w io.Writer) *slog.Logger {
+	opt := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opt))
 	}
 	return slog.New(slog.NewTextHandler(w, opt))

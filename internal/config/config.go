@@ -175,6 +175,18 @@ func Describe(role string) []Setting {
 	return nil
 }
 
+// Show loads a role's settings and lists them, with the path of their file.
+func Show(role string) (file string, all []Setting, err error) {
+	r := newRole(role)
+	if r == nil {
+		return "", nil, fmt.Errorf("role %q is none of client, scheduler and worker", role)
+	}
+	if err := load(r, role+".toml", os.LookupEnv); err != nil {
+		return "", nil, err
+	}
+	return r.place().File, settings(r), nil
+}
+
 func newRole(name string) role {
 	switch name {
 	case "client":
