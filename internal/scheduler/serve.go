@@ -77,7 +77,8 @@ func (s *Scheduler) grpcServer(cert *tls.Config) (*grpc.Server, *health.Server) 
 		// A connection whose other end has gone without a word is noticed, and
 		// one that nobody uses ends.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 30 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// hpcc's clients ask after 10 seconds of silence; timers are not exact.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	schedulerv1.RegisterSchedulerServiceServer(g, s)
 	schedulerv1.RegisterRegistryServiceServer(g, s)

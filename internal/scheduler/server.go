@@ -150,9 +150,11 @@ func (s *Scheduler) route(ctx context.Context, id auth.Identity, req *schedulerv
 // choose routes. Right after a start it waits for workers, which may all be
 // there and not have reported yet.
 func (s *Scheduler) choose(ctx context.Context, q *Query) ([]choice, error) {
-	// One interval for a heartbeat to be due, one for a worker to notice that
-	// its connection is gone and make another.
-	waiting := time.Until(s.started.Add(2 * s.opt.Interval))
+	waiting := s.starting()
+	if d, ok := ctx.Deadline(); ok {
+		// An answer with a time to try again says more than none in time.
+		waiting = min(waiting, time.Until(d)*3/4)
+	}
 	var end <-chan time.Time
 	if waiting > 0 {
 		t := time.NewTimer(waiting)
@@ -177,10 +179,19 @@ func (s *Scheduler) choose(ctx context.Context, q *Query) ([]choice, error) {
 	}
 }
 
+// starting is for how long, after a start, workers may still be about to report:
+// one interval for a heartbeat to be due, one for a worker to notice that its
+// connection is gone and make another.
+func (s *Scheduler) starting() time.Duration { return time.Until(s.started.Add(2 * s.opt.Interval)) }
+
 // later is an error with a time to try again. Before the next heartbeats nothing
 // can have changed; and not all who are sent away are to come back at once.
 func (s *Scheduler) later(code codes.Code, err error) error {
-	delay := s.opt.Interval + rand.N(s.opt.Interval)
+	base := s.opt.Interval
+	if s.starting() > 0 {
+		base = max(base/4, 1)
+	}
+	delay := base + rand.N(base)
 	st, detailErr := status.New(code, err.Error()).WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
 	if detailErr != nil {
 		return status.Error(code, err.Error())

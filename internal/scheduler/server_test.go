@@ -606,6 +606,16 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// A client that is kept waiting is told so in time.
+func TestDeadline(t *testing.T) {
+	x := newSite(t, func(o *Options) { o.Interval = patient / 2 })
+	conn := x.dial()
+	ctx, cancel := context.WithTimeout(x.as("alice"), 8*time.Second)
+	defer cancel()
+	_, err := schedulerv1.NewSchedulerServiceClient(conn).Route(ctx, &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+	wantRetry(t, err, codes.Unavailable)
+}
+
 // The scheduler stops although clients wait.
 func TestStopWhileWaiting(t *testing.T) {
 	x := newSite(t, func(o *Options) { o.Interval = patient / 2 })
