@@ -129,7 +129,7 @@ type scheduler struct {
 	cert     tls.Certificate
 
 	mu      sync.Mutex
-	workers []*worker
+	workers []*fakeWorker
 	expires time.Duration
 	// answer is given instead, if it is there.
 	answer   func(ctx context.Context, r *schedulerv1.RouteRequest) (*schedulerv1.RouteResponse, error)
@@ -183,9 +183,9 @@ func (s *scheduler) set(f func()) {
 	f()
 }
 
-// worker is an honest one, with a compiler of its own (see run), unless a test
+// fakeWorker is an honest one, with a compiler of its own (see run), unless a test
 // has it do something else.
-type worker struct {
+type fakeWorker struct {
 	workerv1.UnimplementedWorkerServiceServer
 	name, address string
 	pin           auth.Pin
@@ -216,13 +216,13 @@ type kept struct {
 	outputs [][]byte
 }
 
-func (w *worker) called() int {
+func (w *fakeWorker) called() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.calls
 }
 
-func (w *worker) ran() int {
+func (w *fakeWorker) ran() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.runs
@@ -252,7 +252,7 @@ func (r responder) Send(m *workerv1.CompileResponse) error {
 	return nil
 }
 
-func (w *worker) Compile(stream grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]) (err error) {
+func (w *fakeWorker) Compile(stream grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]) (err error) {
 	w.mu.Lock()
 	w.calls++
 	w.mu.Unlock()
@@ -286,7 +286,7 @@ func (w *worker) Compile(stream grpc.BidiStreamingServer[workerv1.CompileRequest
 }
 
 // one serves one sending of a job, and returns what comes next.
-func (w *worker) one(s responder, m *workerv1.Job) (*workerv1.CompileRequest, error) {
+func (w *fakeWorker) one(s responder, m *workerv1.Job) (*workerv1.CompileRequest, error) {
 	job, tree := decode(m)
 	if !m.GetUncached() {
 		if k := w.find(job, tree); k != nil {
@@ -331,7 +331,7 @@ func (w *worker) one(s responder, m *workerv1.Job) (*workerv1.CompileRequest, er
 	return s.Recv()
 }
 
-func (w *worker) find(job *action.Job, tree action.Tree) *kept {
+func (w *fakeWorker) find(job *action.Job, tree action.Tree) *kept {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if m := w.manifests[job.Manifest(tree[job.Source].Digest)]; m != nil {
@@ -345,7 +345,7 @@ func (w *worker) find(job *action.Job, tree action.Tree) *kept {
 }
 
 // need asks for what it lacks, and takes it.
-func (w *worker) need(s responder, tree action.Tree) error {
+func (w *fakeWorker) need(s responder, tree action.Tree) error {
 	needed := &workerv1.Needed{}
 	var list []digest.Digest
 	w.mu.Lock()
@@ -382,7 +382,7 @@ func (w *worker) need(s responder, tree action.Tree) error {
 	return nil
 }
 
-func (w *worker) finish(s responder, k *kept) error {
+func (w *fakeWorker) finish(s responder, k *kept) error {
 	for i, b := range k.outputs {
 		for first := true; first || len(b) > 0; first = false {
 			n := min(len(b), workerv1.ChunkSize)
@@ -402,7 +402,7 @@ func (w *worker) finish(s responder, k *kept) error {
 // run is a compiler: the source's lines and those of what they use become the
 // object. "use PATH" looks a file up and goes on without it if it is absent,
 // "need PATH" fails then; "say TEXT" prints.
-func (w *worker) run(job *action.Job, tree action.Tree) (*kept, *action.Action) {
+func (w *fakeWorker) run(job *action.Job, tree action.Tree) (*kept, *action.Action) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.runs++
@@ -465,7 +465,7 @@ func (w *worker) run(job *action.Job, tree action.Tree) (*kept, *action.Action) 
 	return k, act
 }
 
-func (w *worker) Describe(ctx context.Context, r *workerv1.DescribeRequest) (*workerv1.DescribeResponse, error) {
+func (w *fakeWorker) Describe(ctx context.Context, r *workerv1.DescribeRequest) (*workerv1.DescribeResponse, error) {
 	if w.describe != nil {
 		return w.describe(ctx, r)
 	}
@@ -512,7 +512,7 @@ func decode(m *workerv1.Job) (*action.Job, action.Tree) {
 // fleet is a scheduler with workers, and a client of them.
 type fleet struct {
 	scheduler *scheduler
-	workers   []*worker
+	workers   []*fakeWorker
 	client    *Client
 }
 
@@ -525,12 +525,16 @@ func newScheduler(t testing.TB) *scheduler {
 	return s
 }
 
-func newWorker(t testing.TB, s *scheduler, name string) *worker {
-	t.Helper()
-	w := &worker{
+func newBareWorker(name string) *fakeWorker {
+	return &fakeWorker{
 		name: name, blobs: map[digest.Digest][]byte{}, entries: map[digest.Key]*kept{}, manifests: map[digest.Key]*action.Manifest{},
 		cancelled: make(chan struct{}, 100),
 	}
+}
+
+func newWorker(t testing.TB, s *scheduler, name string) *fakeWorker {
+	t.Helper()
+	w := newBareWorker(name)
 	w.token = func() string {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -650,7 +654,7 @@ func within(t testing.TB) context.Context {
 }
 
 // forget empties the store.
-func (w *worker) forget() {
+func (w *fakeWorker) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	clear(w.blobs)

@@ -476,9 +476,9 @@ func TestCutStream(t *testing.T) {
 	for name, stage := range map[string]func(m *reply) bool{
 		"before needed": isNeeded, "before the outcome": isOutcome, "before outputs": isOutput, "before done": isDone,
 	} {
-		for how, cut := range map[string]func(w *worker){
-			"connection": func(w *worker) { go w.server.Stop() },
-			"status":     func(*worker) {},
+		for how, cut := range map[string]func(w *fakeWorker){
+			"connection": func(w *fakeWorker) { go w.server.Stop() },
+			"status":     func(*fakeWorker) {},
 		} {
 			t.Run(name+", "+how, func(t *testing.T) {
 				f := newFleet(t, 2)

@@ -91,7 +91,7 @@ func TestDeadWorkers(t *testing.T) {
 	for i := range dead {
 		dead[i] = listen(t)
 		dead[i].each(t, func(c net.Conn) { c.Close() })
-		f.scheduler.workers = append(f.scheduler.workers, &worker{name: fmt.Sprint("dead-", i), address: dead[i].Addr().String()})
+		f.scheduler.workers = append(f.scheduler.workers, &fakeWorker{name: fmt.Sprint("dead-", i), address: dead[i].Addr().String()})
 	}
 	count := func() (n int64) {
 		for _, l := range dead {
@@ -128,7 +128,7 @@ func TestSilentListener(t *testing.T) {
 	f := newFleet(t, 0)
 	l := listen(t)
 	l.each(t, func(c net.Conn) { t.Cleanup(func() { c.Close() }) })
-	f.scheduler.workers = append(f.scheduler.workers, &worker{name: "silent", address: l.Addr().String()})
+	f.scheduler.workers = append(f.scheduler.workers, &fakeWorker{name: "silent", address: l.Addr().String()})
 	good := newWorker(t, f.scheduler, "good")
 	c := newClient(t, f.scheduler, func(o *Options) { o.DialTimeout = time.Second })
 	r, err := c.Compile(within(t), project.request(all...))
