@@ -42,7 +42,15 @@ import (
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// AtEnd is called when all tests have run.
+var AtEnd = func() {}
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		AtEnd()
+		os.Exit(code)
+	}))
+}
 
 const (
 	testImage  = "sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"

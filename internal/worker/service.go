@@ -72,6 +72,7 @@ type Service struct {
 	memory  *memory
 	flights flights
 	metrics *metrics
+	started time.Time
 
 	draining atomic.Bool
 	streams  atomic.Int64
@@ -101,7 +102,7 @@ func New(opt Options) (*Service, error) {
 		opt.Limits.StdioBytes = workerv1.MaxStdio
 	}
 	s := &Service{
-		opt: opt, memory: newMemory(),
+		opt: opt, memory: newMemory(), started: time.Now().UTC(),
 		stores: stores{dir: filepath.Join(opt.Dir, "tenants"), maxBytes: opt.StoreBytes},
 	}
 	s.metrics = newMetrics(opt.Metrics, s)
