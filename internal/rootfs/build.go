@@ -22,8 +22,8 @@ type Progress struct {
 }
 
 // write builds the image of a manifest in out, an empty file, with its files'
-// contents spooled in sp, another.
-func write(ctx context.Context, src Source, r *resolved, p Platform, lim Limits, out, sp *os.File, progress func(Progress)) (Image, error) {
+// contents spooled in sp, another, and the index of the files at the path index.
+func write(ctx context.Context, src Source, r *resolved, p Platform, lim Limits, out, sp *os.File, index string, progress func(Progress)) (Image, error) {
 	if progress == nil {
 		progress = func(Progress) {}
 	}
@@ -60,9 +60,13 @@ func write(ctx context.Context, src Source, r *resolved, p Platform, lim Limits,
 	if err != nil {
 		return Image{}, err
 	}
+	files, err := t.writeFiles(index)
+	if err != nil {
+		return Image{}, err
+	}
 	return Image{
 		Digest: r.digest, Size: whole, DataBlocks: v.DataBlocks, RootHash: v.RootHash, Salt: v.Salt,
-		Platform: p.String(), Env: config.Config.Env, Layers: len(r.layers), Content: total,
+		Platform: p.String(), Env: config.Config.Env, Layers: len(r.layers), Content: total, Files: files.String(),
 	}, nil
 }
 

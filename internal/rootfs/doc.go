@@ -11,6 +11,10 @@
 // the host's file system, so none can leave a directory; still, what only a
 // hostile or broken layer holds is refused, as a Refusal with a Reason.
 //
+// Beside each image lies an index of its files (files.go), made while they are
+// written: whoever asks which compiler an image holds needs neither a mount nor a
+// machine.
+//
 // The same manifest gives the same bytes of the whole file, on every machine.
 //
 // A Store keeps images by digest under a limit of bytes, and lets several

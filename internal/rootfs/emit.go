@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"io"
 	"maps"
 	"os"
@@ -36,10 +38,10 @@ func (s *spool) add(r io.Reader, size int64) (offset int64, err error) {
 }
 
 // emit writes a finished tree as an archive that package ext4 takes: sorted, parents
-// first, hard links after their targets. progress is called with the bytes of
+// first, hard links after their targets, and sums up each file. progress is called with the bytes of
 // content so far.
 func (t *tree) emit(ctx context.Context, w io.Writer, progress func(int64)) error {
-	e := &emitter{ctx: ctx, spool: t.spool.f, tw: tar.NewWriter(w), buf: make([]byte, 256<<10), progress: progress}
+	e := &emitter{ctx: ctx, spool: t.spool.f, tw: tar.NewWriter(w), hash: sha256.New(), buf: make([]byte, 256<<10), progress: progress}
 	if err := e.write("./", t.root); err != nil {
 		return err
 	}
@@ -89,6 +91,7 @@ type emitter struct {
 	ctx      context.Context
 	spool    io.ReaderAt
 	tw       *tar.Writer
+	hash     hash.Hash
 	buf      []byte
 	done     int64
 	progress func(int64)
@@ -140,9 +143,12 @@ func (e *emitter) write(path string, n *inode) error {
 	if err := e.tw.WriteHeader(h); err != nil {
 		return err
 	}
-	if n.size == 0 {
+	if n.kind != tar.TypeReg {
 		return nil
 	}
+	// Here, and not when a layer has it, since most that layers have twice is
+	// deleted or replaced, and every byte passes by anyway.
+	e.hash.Reset()
 	// CopyBuffer would ask the writer for ReadFrom, which looks for holes.
 	for off := int64(0); off < n.size; {
 		if err := e.ctx.Err(); err != nil {
@@ -152,6 +158,7 @@ func (e *emitter) write(path string, n *inode) error {
 		if _, err := e.spool.ReadAt(e.buf[:k], n.offset+off); err != nil {
 			return err
 		}
+		e.hash.Write(e.buf[:k])
 		if _, err := e.tw.Write(e.buf[:k]); err != nil {
 			return err
 		}
@@ -159,5 +166,6 @@ func (e *emitter) write(path string, n *inode) error {
 		e.done += k
 		e.progress(e.done)
 	}
+	e.hash.Sum(n.sum[:0])
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"hpcc.dev/hpcc/internal/digest"
 )
 
 // fuzzLimits keep an input's cost small; every limit can be reached.
@@ -96,6 +98,8 @@ func checkStream(t *testing.T, tree *tree) {
 		t.Fatal(err)
 	}
 	kinds := map[string]byte{}
+	sums := map[string]digest.Digest{}
+	defer func() { checkFiles(t, tree, kinds, sums) }()
 	for tr := tar.NewReader(&b); ; {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -115,8 +119,14 @@ func checkStream(t *testing.T, tree *tree) {
 			t.Fatalf("%q without its directory", h.Name)
 		}
 		kinds[name] = h.Typeflag
+		if h.Typeflag == tar.TypeReg {
+			if sums[name], err = digest.Copy(io.Discard, tr); err != nil {
+				t.Fatal(err)
+			}
+		}
 		switch h.Typeflag {
 		case tar.TypeLink:
+			sums[name] = sums[h.Linkname]
 			if k, ok := kinds[h.Linkname]; !ok || k == tar.TypeDir || k == tar.TypeLink {
 				t.Fatalf("%q links to %q, which did not come before", h.Name, h.Linkname)
 			}

@@ -206,7 +206,7 @@ func (m *memImage) layout(t *testing.T, dir string) {
 }
 
 // openStore opens a store of the test's own.
-func openStore(t *testing.T, change ...func(*Options)) *Store {
+func openStore(t testing.TB, change ...func(*Options)) *Store {
 	t.Helper()
 	opt := Options{Dir: filepath.Join(t.TempDir(), "images")}
 	for _, c := range change {

@@ -11,7 +11,7 @@ type Limits struct {
 	Bytes int64
 	// Entries bounds the entries of all layers together. Default 500,000: a
 	// Debian with both gcc and clang has 30,000. While an image is built, an
-	// entry costs up to 1.5 kB of memory, and all the rest together 40 MB.
+	// entry costs up to 1.6 kB of memory, and all the rest together 40 MB.
 	Entries int
 	// Metadata bounds the bytes of names, link targets and attributes. Default
 	// 256 MiB.

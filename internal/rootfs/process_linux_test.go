@@ -99,7 +99,7 @@ func TestBuiltOnceByProcesses(t *testing.T) {
 	if n := b.count(); n != 1 {
 		t.Errorf("built %d times\n%s", n, &b.b)
 	}
-	if names := left(t, s); len(names) != 2 {
+	if names := left(t, s); len(names) != 3 {
 		t.Errorf("in the store: %v", names)
 	}
 }
@@ -143,7 +143,7 @@ func TestKilled(t *testing.T) {
 	}
 	kill()
 	build(t, s, numbered(1)) // a store that was open before
-	if names := left(t, s); len(names) != 2 {
+	if names := left(t, s); len(names) != 3 {
 		t.Errorf("in the store: %v", names)
 	}
 }

@@ -13,9 +13,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"hpcc.dev/hpcc/internal/atomicfile"
+	"hpcc.dev/hpcc/internal/digest"
 )
 
 // Image is a root file system that lies ready in a store.
@@ -41,10 +43,19 @@ type Image struct {
 	Layers int      `json:"layers"`
 	// Content is how many bytes of content the files have.
 	Content int64 `json:"content_bytes"`
+	// Files is the digest of the index of the files (see Store.Lookup), as
+	// digest.Parse reads it.
+	Files string `json:"files"`
 	// Sources are the names under which it was asked for, the latest first.
 	Sources []Origin  `json:"sources"`
 	Built   time.Time `json:"built"`
 	Used    time.Time `json:"used"`
+}
+
+// onDisk is what an image takes of a store's bytes.
+func (img Image) onDisk() int64 {
+	d, _ := digest.Parse(img.Files) // an image without an index counts as absent
+	return img.Size + d.Size()
 }
 
 // Origin is a name under which an image was asked for.
@@ -60,7 +71,7 @@ type Origin struct {
 
 // format is the version of what this package writes. Images of others count as
 // absent, so that one digest never means two root hashes at once.
-const format = 1
+const format = 2
 
 // maxSources bounds what an image remembers of its names.
 const maxSources = 16
@@ -100,11 +111,20 @@ type Options struct {
 //
 //	HEX.json   a record; the image counts once this is there
 //	HEX.img    the image
+//	HEX.files  the index of its files
 //	HEX.part   an image that is being built, by whoever holds the lock
 //	HEX.lock   the lock, which dies with its process
 type Store struct {
 	opt Options
+
+	indexes struct {
+		sync.Mutex
+		open []openIndex
+	}
 }
+
+// filesSuffix is that of an index's name.
+const filesSuffix = ".files"
 
 // Open opens or makes a store, and removes what builds that died left there.
 func Open(opt Options) (*Store, error) {
@@ -121,7 +141,7 @@ func Open(opt Options) (*Store, error) {
 	if err := os.MkdirAll(opt.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
-	s := &Store{opt}
+	s := &Store{opt: opt}
 	return s, s.sweep()
 }
 
@@ -229,9 +249,15 @@ func (s *Store) build(ctx context.Context, src Source, r *resolved, progress fun
 			os.Remove(part)
 		}
 	}()
-	if img, err = write(ctx, src, r, s.opt.Platform, s.opt.Limits, out, sp, progress); err != nil {
+	index := s.path(r.digest, filesSuffix)
+	if img, err = write(ctx, src, r, s.opt.Platform, s.opt.Limits, out, sp, index, progress); err != nil {
 		return img, err
 	}
+	defer func() {
+		if err != nil {
+			os.Remove(index)
+		}
+	}()
 	if img.Size > s.opt.MaxBytes {
 		return img, refuse(TooManyBytes, "an image of %d bytes: the store takes %d in all", img.Size, s.opt.MaxBytes)
 	}
@@ -284,11 +310,22 @@ func (s *Store) read(digest string) (record, error) {
 	}
 	r.Path = s.path(digest, ".img") // the store may have been moved
 	img, e := os.Stat(r.Path)
-	if err != nil || e != nil || r.Format != format || r.Digest != digest || img.Size() != r.Size {
+	if err != nil || e != nil || r.Format != format || r.Digest != digest || img.Size() != r.Size || !s.hasIndex(r.Image) {
 		return record{}, fmt.Errorf("%s: %w", digest, ErrNotFound)
 	}
 	r.Used = fi.ModTime()
 	return r, nil
+}
+
+// hasIndex tells whether the index of an image's files is there, as far as its
+// size tells.
+func (s *Store) hasIndex(img Image) bool {
+	want, err := digest.Parse(img.Files)
+	if err != nil {
+		return false
+	}
+	fi, err := os.Stat(s.path(img.Digest, filesSuffix))
+	return err == nil && fi.Size() == want.Size()
 }
 
 // Get returns an image that is there, and counts as use. It asks nobody else.
@@ -380,6 +417,7 @@ func (s *Store) remove(digest string) error {
 	if err := os.Remove(s.path(digest, ".img")); err != nil {
 		return err
 	}
+	os.Remove(s.path(digest, filesSuffix)) // without a record, Open removes it
 	s.opt.Log.Info("image removed", "digest", digest)
 	return nil
 }
@@ -393,7 +431,7 @@ func (s *Store) evict(keep string) error {
 	}
 	var total int64
 	for _, img := range images {
-		total += img.Size
+		total += img.onDisk()
 	}
 	for _, img := range slices.Backward(images) {
 		if total <= s.opt.MaxBytes {
@@ -413,7 +451,7 @@ func (s *Store) evict(keep string) error {
 		unlock()
 		switch {
 		case err == nil:
-			total -= img.Size
+			total -= img.onDisk()
 		case !errors.Is(err, ErrInUse) && !errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("image store: %w", err)
 		}
@@ -440,7 +478,7 @@ func (s *Store) sweep() error {
 		if !IsDigest(digest) {
 			continue
 		}
-		if suffix == "img" || suffix == "json" {
+		if suffix == "img" || suffix == "json" || "."+suffix == filesSuffix {
 			if _, err := s.read(digest); err == nil {
 				continue
 			}
@@ -458,6 +496,7 @@ func (s *Store) sweep() error {
 			// Who holds it has it open.
 			os.Remove(s.path(digest, ".json"))
 			os.Remove(s.path(digest, ".img"))
+			os.Remove(s.path(digest, filesSuffix))
 		}
 		unlock()
 	}

@@ -61,7 +61,7 @@ func TestBuiltOnce(t *testing.T) {
 	if n := b.count(); n != 1 {
 		t.Errorf("built %d times", n)
 	}
-	if names := left(t, s); len(names) != 2 {
+	if names := left(t, s); len(names) != 3 {
 		t.Errorf("in the store: %v", names)
 	}
 	// Another name for the same image is remembered; the latest comes first.
@@ -181,7 +181,7 @@ func TestEviction(t *testing.T) {
 	if got := has(); len(got) != 2 {
 		t.Errorf("left: %v", got)
 	}
-	if names := left(t, s); len(names) != 4 {
+	if names := left(t, s); len(names) != 6 {
 		t.Errorf("files: %v", names)
 	}
 }
@@ -204,7 +204,16 @@ func TestDamagedStore(t *testing.T) {
 		"image gone":       func(img Image, _ string) error { return os.Remove(img.Path) },
 		"record empty":     func(_ Image, rec string) error { return os.WriteFile(rec, nil, 0o600) },
 		"record of others": func(_ Image, rec string) error { return os.WriteFile(rec, []byte(`{"format":1}`), 0o600) },
-		"record gone":      func(_ Image, rec string) error { return os.Remove(rec) },
+		"record of before": func(_ Image, rec string) error {
+			b, err := os.ReadFile(rec)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(rec, bytes.Replace(b, []byte(`"format":2,`), []byte(`"format":1,`), 1), 0o600)
+		},
+		"index gone":      func(_ Image, rec string) error { return os.Remove(strings.TrimSuffix(rec, ".json") + ".files") },
+		"index truncated": func(_ Image, rec string) error { return os.Truncate(strings.TrimSuffix(rec, ".json")+".files", 10) },
+		"record gone":     func(_ Image, rec string) error { return os.Remove(rec) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b builds

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"archive/tar"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"strings"
@@ -39,10 +40,11 @@ type inode struct {
 	xattrs   []xattr
 	dir      *dir // nil for all but directories
 
-	// names and path belong to emit: how many names there are, and the one
-	// under which the content has been written.
+	// names, path and sum belong to emit: how many names there are, the one
+	// under which the content has been written, and its SHA-256.
 	names int
 	path  string
+	sum   [sha256.Size]byte
 }
 
 type xattr struct{ name, value string }

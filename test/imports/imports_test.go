@@ -62,7 +62,7 @@ const graph = `
 	# OCI image in, root file system out. Each heavy library has a package of
 	# its own.
 	internal/rootfs/ext4:
-	internal/rootfs:          internal/atomicfile internal/rootfs/ext4
+	internal/rootfs:          internal/atomicfile internal/digest internal/rootfs/ext4
 	internal/rootfs/registry: internal/rootfs
 
 	# The machine: what is said to the agent in it, and what starts it.
