@@ -38,8 +38,11 @@ func compileOnce(args []string) int {
 		return 127
 	}
 	req.ShowCommand = show
-	msg, err := lead(runner, req)
+	cfg, msg, err := lead(runner, req)
 	switch {
+	case err != nil && mayNot(cfg):
+		fmt.Fprintf(os.Stderr, "hpcc: %s: not compiled: %s\n", args[0], err)
+		return 1
 	case err != nil && missing == nil:
 		// A build never fails because of its cache.
 		dir, _ := config.Dir(os.LookupEnv)
@@ -61,10 +64,10 @@ func compileOnce(args []string) int {
 }
 
 // lead has an engine of this process lead the compile.
-func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*ipcv1.ServerMessage, error) {
+func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*config.Config, *ipcv1.ServerMessage, error) {
 	cfg, err := config.Load()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// stderr is the build's: what hpcc logs does not belong there unless somebody
 	// has asked for it.
@@ -74,14 +77,14 @@ func lead(runner *wrapper.Runner, req *ipcv1.Compile) (*ipcv1.ServerMessage, err
 	}
 	engine, err := openEngine(cfg, false, log)
 	if err != nil {
-		return nil, err
+		return cfg, nil, err
 	}
 	msg := engine.Compile(context.Background(), req, local{runner})
 	engine.Close()
 	if engine.Mismatched() {
 		ask(cfg, "forget") // a daemon elsewhere may have the wrong result in memory
 	}
-	return msg, nil
+	return cfg, msg, nil
 }
 
 // local runs an engine's commands in this process's own place.

@@ -166,11 +166,16 @@ func openEngine(c *config.Config, background bool, log *slog.Logger) (*daemon.En
 	if err != nil {
 		return nil, err
 	}
+	away, err := openAway(c, log)
+	if err != nil {
+		return nil, err
+	}
 	return daemon.NewEngine(daemon.Options{
 		Cache: disk, Log: log,
 		Reproducible: c.Reproducible.Enabled, Roots: c.Reproducible.Roots,
 		DateTime: string(c.Reproducible.DateTime), Verify: c.Verify,
 		StatsLog: c.StatsLog, Disabled: c.Disable, Background: background,
+		Away: away,
 	}), nil
 }
 

@@ -63,7 +63,19 @@ func stay(reason compiler.Reason, format string, args ...any) error {
 
 // runAway leads a compile that a worker may make.
 func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
-	prep, err := j.e.prepareAway(j.req)
+	msg, err := j.tryAway(ctx, false)
+	if errors.Is(err, errRooted) {
+		j.e.flights.land(j.flight)
+		j.flight = nil
+		return j.tryAway(ctx, true)
+	}
+	return msg, err
+}
+
+// tryAway is runAway at the roots' neutral places, or at their own. Which it has
+// to be is remembered.
+func (j *job) tryAway(ctx context.Context, inPlace bool) (*ipcv1.ServerMessage, error) {
+	prep, err := j.e.prepareAway(j.req, inPlace)
 	if err != nil {
 		var refused *compiler.NotCacheable
 		if errors.As(err, &refused) {
@@ -79,7 +91,14 @@ func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
 		j.outcome.silent = true
 		return &ipcv1.ServerMessage{Run: &ipcv1.Run{Args: prep.work.Argv}}, nil
 	}
-	return j.search(ctx, j.compileAway)
+	if _, rooted := j.e.rooted.get(prep.key); rooted {
+		return nil, errRooted
+	}
+	msg, err := j.search(ctx, j.compileAway)
+	if errors.Is(err, errRooted) {
+		j.e.rooted.put(prep.key, struct{}{})
+	}
+	return msg, err
 }
 
 // compileAway has a worker compile, and leaves what it made.

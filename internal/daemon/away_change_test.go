@@ -172,7 +172,7 @@ func TestAwayRefusals(t *testing.T) {
 		reason compiler.Reason
 	}{
 		"two copies":            {map[string]string{"a.c": "#include \"b.h\"\n#include \"c/b.h\"\n", "b.h": "#pragma once\nint b;\n", "c/b.h": "#pragma once\nint b;\n"}, nil, reasonOnceCopies},
-		"a link out":            {map[string]string{"a.c": "#include \"b.h\"\n", "b.h": "-> ../../../../../../etc/hostname"}, nil, reasonLeadsOut},
+		"a link out":            {map[string]string{"a.c": "#include \"b.h\"\n", "b.h": "-> ../../../../../../etc/hostname"}, nil, compiler.ReasonOutsideRoots},
 		"no such directory":     {map[string]string{"a.c": ""}, []string{"gcc", "-c", "a.c", "-o", "none/a.o"}, reasonOutputDir},
 		"a compiler in it":      {map[string]string{"a.c": "", "cc/gcc": ""}, []string{"./cc/gcc", "-c", "a.c"}, reasonProjectCC},
 		"a source elsewhere":    {map[string]string{"a.c": ""}, []string{"gcc", "-c", "/usr/include/stdio.h", "-x", "c"}, ""},
@@ -242,8 +242,26 @@ func TestAwayPlaces(t *testing.T) {
 		if at == "" {
 			at = dir
 		}
+		if a.last == nil {
+			t.Fatal("nothing was asked")
+		}
 		if a.last.Job.Cwd != at+"/s" || a.last.Job.Roots[0] != at || a.last.Tree[at+"/s/a.c"].Digest.IsZero() {
 			t.Errorf("%s: %+v", c.option, a.last.Job)
+		}
+	}
+}
+
+// TestAwayNamedPlaces: a text that names a file by where the project lies finds
+// it only there.
+func TestAwayNamedPlaces(t *testing.T) {
+	a := &asked{}
+	e := awayEngine(t, a, nil)
+	dir := project(t, map[string]string{"b.h": ""})
+	put(t, dir+"/a.c", "#include \""+dir+"/b.h\"\n")
+	for range 2 {
+		away(t, e, dir, "gcc", "-c", "a.c")
+		if a.last.Job.Cwd != dir || len(a.last.Tree) != 2 {
+			t.Errorf("%+v", a.last)
 		}
 	}
 }

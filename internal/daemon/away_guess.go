@@ -32,32 +32,70 @@ type guess struct {
 // maxGuess bounds the names of one compile.
 const maxGuess = 40_000
 
-// newGuess starts from the sources, and from what the same command has read
-// before.
+// errRooted is the error of a guess for a command that names files by where the
+// project lies: its machine must have the roots there, too.
+var errRooted = errors.New("must run at the caller's own paths")
+
+// newGuess starts from the sources' text, and from what the same command has
+// read before.
 func (j *job) newGuess() (*guess, error) {
 	g := &guess{j: j, tree: action.Tree{}, at: map[digest.Digest]string{}}
-	names, err := j.closure()
-	if err != nil {
-		return nil, err
-	}
+	p := j.prep.place
 	before, _ := j.e.guesses.get(j.prep.key)
-	for _, name := range slices.Concat(names, before) {
-		if err := g.add(name, 0); err != nil {
-			return nil, err
+	c, err := compiler.FindClosure(compiler.ClosureRequest{
+		Invocation: j.prep.inv, Env: j.req.GetEnv(), Cwd: j.prep.cwd, Roots: p.rootDirs(), Files: checkout{j.e}, Also: before,
+	})
+	var limit *compiler.ClosureLimitError
+	switch {
+	case errors.As(err, &limit):
+		return nil, stay(reasonUnbounded, "%s", err)
+	case err != nil:
+		return nil, stay(reasonNoRoot, "%s", err)
+	case len(c.Outside) > 0:
+		return nil, stay(compiler.ReasonOutsideRoots, "%s", c.Outside[0])
+	case len(c.Rooted) > 0 && !j.prep.inPlace:
+		return nil, errRooted
+	}
+	for _, f := range c.Files {
+		if err := g.addFile(f); err != nil {
+			return nil, goHome{err.(*compiler.NotCacheable)}
 		}
+	}
+	for _, l := range c.Links {
+		if err := g.add(l.Path, 0); err != nil {
+			return nil, goHome{err.(*compiler.NotCacheable)}
+		}
+	}
+	for _, d := range c.Dirs {
+		g.put(d, action.Node{})
 	}
 	return g, nil
 }
 
-// closure lists the files here that the job's sources seem to read.
-func (j *job) closure() ([]string, error) {
-	p := j.prep.place
-	names := []string{filepath.Clean(p.absolute(j.prep.inv.Source))}
-	for _, n := range j.prep.inv.ReadFiles {
-		names = append(names, filepath.Clean(p.absolute(n)))
+// checkout shows the files here as the engine remembers them.
+type checkout struct{ e *Engine }
+
+func (c checkout) List(dir string) (map[string]compiler.PathKind, bool) { return c.e.entries(dir) }
+
+func (c checkout) Lstat(path string) compiler.NodeKind {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return compiler.NodeMissing
 	}
-	return names, nil
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return compiler.NodeFile
+	case unix.S_IFDIR:
+		return compiler.NodeDirectory
+	case unix.S_IFLNK:
+		return compiler.NodeLink
+	}
+	return compiler.NodeOther
 }
+
+func (c checkout) Readlink(path string) (string, error) { return os.Readlink(path) }
+
+func (c checkout) Scan(path string) (*compiler.FileScan, error) { return c.e.scan(c.e.files.at(path)) }
 
 // add adds what stands at a path, and the links on the way to it, as far as they
 // lie below a root: elsewhere the image's files are meant. A name that is not
@@ -140,7 +178,7 @@ func (g *guess) addLink(path string, rest []string, links int) error {
 		stored = p.away(leads)
 	case p.paths.Neutral(leads) == leads || p.paths.Neutral(leads)[:2] != p.paths.Neutral(path)[:2]:
 		// In the machine the way there leads elsewhere.
-		return refuse(reasonLeadsOut, "%s leads to %s", path, target)
+		return refuse(compiler.ReasonOutsideRoots, "%s leads to %s", path, target)
 	}
 	g.put(path, action.Node{Target: stored})
 	return g.add(filepath.Clean(leads+"/"+strings.Join(rest, "/")), links+1)

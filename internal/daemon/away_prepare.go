@@ -3,6 +3,7 @@ package daemon
 import (
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,15 +21,16 @@ import (
 const dateTimeError = "-Werror=date-time"
 
 // prepareAway parses a request for a worker, or recalls having done so. A
-// *compiler.NotCacheable says why no worker can make the compile.
-func (e *Engine) prepareAway(req *ipcv1.Compile) (*prepared, error) {
+// *compiler.NotCacheable says why no worker can make the compile. inPlace asks
+// for the roots to lie in the machine where they lie here.
+func (e *Engine) prepareAway(req *ipcv1.Compile, inPlace bool) (*prepared, error) {
 	cwd, err := logicalCwd(req)
 	if err != nil {
 		return nil, err
 	}
 	paths := e.pathMap(req, cwd)
 	memo, repeatable := requestKey(req, cwd, place{cwd: req.GetCwd(), paths: paths})
-	memo = "away\x00" + memo
+	memo = "away\x00" + strconv.FormatBool(inPlace) + memo
 	if known, ok := e.prepared.get(memo); ok && repeatable {
 		return known, nil
 	}
@@ -36,7 +38,7 @@ func (e *Engine) prepareAway(req *ipcv1.Compile) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := e.completeAway(req, inv, cwd, paths)
+	p, err := e.completeAway(req, inv, cwd, paths, inPlace)
 	if err != nil {
 		return nil, err
 	}
@@ -57,17 +59,17 @@ func (e *Engine) awayCommand(req *ipcv1.Compile) compiler.Command {
 }
 
 // completeAway makes the job of what was parsed.
-func (e *Engine) completeAway(req *ipcv1.Compile, inv *compiler.Invocation, cwd string, paths *compiler.PathMap) (*prepared, error) {
+func (e *Engine) completeAway(req *ipcv1.Compile, inv *compiler.Invocation, cwd string, paths *compiler.PathMap, inPlace bool) (*prepared, error) {
 	if inv.Mode == compiler.Listing {
 		return nil, refuse(compiler.ReasonPreprocessing, "")
 	}
 	if paths == nil || len(paths.Roots) == 0 {
 		return nil, refuse(reasonNoRoot, "%s", cwd)
 	}
-	if inv.InPlace() {
+	if inPlace = inPlace || inv.InPlace(); inPlace {
 		paths = leftInPlace(paths)
 	}
-	p := &prepared{inv: inv, place: place{cwd: req.GetCwd(), paths: paths, machine: paths.Machine()}}
+	p := &prepared{inv: inv, cwd: cwd, inPlace: inPlace, place: place{cwd: req.GetCwd(), paths: paths, machine: paths.Machine()}}
 	if !below(p.place, cwd) {
 		return nil, refuse(reasonNoRoot, "%s", cwd)
 	}

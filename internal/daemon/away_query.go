@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,7 +85,7 @@ func (j *job) preprocessAway(ctx context.Context) (*ipcv1.ServerMessage, error) 
 		// Where the object would go matters to nobody.
 		asCompile.Args = append(args, "-o", filepath.Join(j.req.GetCwd(), "hpcc-preprocessed"))
 	}
-	prep, err := j.e.prepareAway(&asCompile)
+	prep, err := j.e.prepareAway(&asCompile, false)
 	if err != nil {
 		if refused, ok := err.(*compiler.NotCacheable); ok {
 			return nil, goHome{refused}
@@ -100,6 +101,9 @@ func (j *job) preprocessAway(ctx context.Context) (*ipcv1.ServerMessage, error) 
 	j.prep = prep
 	defer func() { j.prep = nil }() // no compile, for who counts
 	res, err := j.sendAway(ctx, &work, false)
+	if errors.Is(err, errRooted) {
+		return nil, stay(compiler.ReasonOutsideRoots, "%s names its files by where they lie", prep.inv.Source)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -65,6 +66,8 @@ type Engine struct {
 	listings  *lru[string, *listing]
 	// guesses are what commands have read on workers, by prepared.key.
 	guesses *lru[digest.Key, []string]
+	// rooted are those of them that must run at the caller's own paths.
+	rooted *lru[digest.Key, struct{}]
 	// sameness tells which compilers of this machine are an image's.
 	sameness sameness
 	// local bounds the compilers that run here in workers' place.
@@ -97,6 +100,7 @@ func NewEngine(opt Options) *Engine {
 	return &Engine{
 		local:   make(chan struct{}, local),
 		guesses: newLRU[digest.Key, []string](20_000),
+		rooted:  newLRU[digest.Key, struct{}](20_000),
 		opt:     opt, cache: opt.Cache, log: opt.Log,
 		detector: compiler.NewDetector(opt.Cache),
 		files:    newFileTable(),
@@ -127,6 +131,11 @@ func (e *Engine) Drain() {
 // more: the next eviction counts anew.
 func (e *Engine) Close() {
 	e.Drain()
+	if e.opt.Away != nil {
+		if c, ok := e.opt.Away.Worker.(io.Closer); ok {
+			_ = c.Close() // no compile is under way
+		}
+	}
 	if err := e.cache.Close(); err != nil {
 		e.log.Warn("usage-not-written", "error", err.Error())
 	}
@@ -191,7 +200,6 @@ const (
 	// Of compiles that no worker makes.
 	reasonAway      compiler.Reason = "worker-unavailable"
 	reasonNoRoot    compiler.Reason = "no-project-root"
-	reasonLeadsOut  compiler.Reason = "link-out-of-project"
 	reasonLimit     compiler.Reason = "worker-limit"
 	reasonUnbounded compiler.Reason = "too-many-inputs"
 	reasonProjectCC compiler.Reason = "project-compiler"
@@ -223,7 +231,6 @@ var engineReasons = map[compiler.Reason]string{
 	reasonVerify:        "a hit was compiled to verify it, and differed; its entry is in quarantine",
 	reasonAway:          "no worker could be reached, or none had room",
 	reasonNoRoot:        "the compile is not below a project root, so that a worker would lack its files",
-	reasonLeadsOut:      "a symbolic link leads out of the project",
 	reasonLimit:         "the compile passed one of the worker's limits",
 	reasonUnbounded:     "more files than a worker takes for one compile",
 	reasonProjectCC:     "the compiler lies in the project itself",

@@ -60,7 +60,6 @@ var nextSteps = map[compiler.Reason]string{
 	reasonVerify:        "hpcc inspect shows the quarantined entry by its key",
 	reasonAway:          "see hpcc doctor; remote.fallback says whether a local compiler may be used meanwhile",
 	reasonNoRoot:        "set HPCC_ROOT or reproducible.roots, or compile below a directory with .git or .hpcc.toml",
-	reasonLeadsOut:      "set reproducible.roots to a directory that holds both ends of the link",
 	reasonLimit:         "ask the worker's owner for a higher limit, or split the unit",
 	reasonUnbounded:     "split the unit",
 	reasonProjectCC:     "put the compiler into the image",

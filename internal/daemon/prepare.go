@@ -26,7 +26,8 @@ type prepared struct {
 	// key names the manifest: toolchain, command, environment, and the
 	// working directory where an output holds it.
 	key digest.Key
-	// command, env and cwd are the parts of the key, neutral, for the action.
+	// command, env and cwd are the parts of the key, neutral, for the action. Of
+	// a job for a worker cwd is the logical directory here.
 	command []string
 	env     []string
 	cwd     string
@@ -41,6 +42,8 @@ type prepared struct {
 	// colours in the messages.
 	work     *action.Job
 	coloured bool
+	// inPlace is true where the machine has the roots where they are here.
+	inPlace bool
 }
 
 func (p *prepared) id() manifestID { return manifestID{p.key, p.place.id()} }
