@@ -102,7 +102,7 @@ func checkStream(t *testing.T, tree *tree) {
 	defer func() { checkFiles(t, tree, kinds, sums) }()
 	for tr := tar.NewReader(&b); ; {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
