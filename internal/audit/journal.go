@@ -219,7 +219,7 @@ func (j *Journal) recover() error {
 		}
 		for {
 			_, err := w.next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if torn := (*tornError)(nil); errors.As(err, &torn) {

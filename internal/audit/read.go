@@ -39,7 +39,7 @@ func Read(dir string, from uint64) iter.Seq2[*Entry, error] {
 			}
 			for {
 				e, err := w.next()
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					break
 				}
 				if torn := (*tornError)(nil); errors.As(err, &torn) {
@@ -123,7 +123,7 @@ func (w *walker) open(s segment) error {
 	w.path, w.file, w.offset = s.path, f, 0
 	line, err := w.line()
 	// Headers appear whole, or not at all.
-	if torn := (*tornError)(nil); err == io.EOF || errors.As(err, &torn) {
+	if torn := (*tornError)(nil); errors.Is(err, io.EOF) || errors.As(err, &torn) {
 		return w.damaged("no header")
 	}
 	if err != nil {

@@ -30,10 +30,10 @@ type fake struct {
 type fakeMachine struct {
 	fake  *fake
 	spec  Spec
-	key   SessionKey
 	done  chan struct{}
 	begin sync.Once // of the end
 	err   error
+	over  time.Time
 }
 
 func newFake(t *testing.T) *fake {
@@ -137,12 +137,12 @@ func (m *fakeMachine) Err() error {
 }
 
 // crash ends the machine by itself.
-func (m *fakeMachine) crash() { m.over(ErrCrashed, 0) }
+func (m *fakeMachine) crash() { m.finish(ErrCrashed, 0) }
 
-func (m *fakeMachine) over(err error, after time.Duration) {
+func (m *fakeMachine) finish(err error, after time.Duration) {
 	m.begin.Do(func() {
 		time.Sleep(after)
-		m.err = err
+		m.err, m.over = err, time.Now()
 		m.fake.forget(m.spec.ID)
 		close(m.done)
 	})
@@ -165,7 +165,7 @@ func (m *fakeMachine) Stop(ctx context.Context) error {
 }
 
 func (m *fakeMachine) Kill() error {
-	m.over(nil, time.Millisecond)
+	m.finish(nil, time.Millisecond)
 	<-m.done
 	return nil
 }

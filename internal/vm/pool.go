@@ -288,8 +288,10 @@ type Lease struct {
 // *agentapi.LostError.
 func (l *Lease) Machine() Machine { return l.member.machine }
 
-// Release gives the lease back, once the job has ended. More than once does
-// nothing.
+// Release gives the lease back, once the job has ended or was given up. More than
+// once does nothing. Where the job was lost with its machine (*agentapi.LostError)
+// call Broken instead: that is how a session whose machines never get anything
+// done is told from others.
 func (l *Lease) Release() {
 	p := l.pool
 	p.mu.Lock()
@@ -327,8 +329,8 @@ func (l *Lease) release(now time.Time) {
 	}
 }
 
-// Broken says that the machine broke its contract, or cannot be trusted for
-// another reason: it is killed, with all jobs on it, and nobody gets it any more.
+// Broken says that the machine broke its contract, or that its agent is lost: it
+// is killed, with all jobs on it, and nobody gets it any more.
 // The lease is released.
 func (l *Lease) Broken(err error) {
 	p := l.pool

@@ -651,3 +651,143 @@ func TestPoolOptions(t *testing.T) {
 		}
 	}
 }
+
+// Turns are the tenants', however many images each has.
+func TestPoolTurnsWithManyImages(t *testing.T) {
+	pool(t, 1, func(t *testing.T, p *Pool, f *fake) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		done := map[string]int{}
+		run := func(k SessionKey) {
+			for range 4 {
+				wg.Go(func() {
+					for {
+						l, err := p.Acquire(ctx, k)
+						if err != nil {
+							return
+						}
+						time.Sleep(time.Second)
+						l.Release()
+						mu.Lock()
+						done[k.Tenant]++
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		for i := range 10 {
+			run(key("greedy", fmt.Sprint(i)))
+		}
+		run(key("modest", "i"))
+		pass(2 * time.Hour)
+		mu.Lock()
+		a, b := done["greedy"], done["modest"]
+		mu.Unlock()
+		if share := float64(b) / float64(a+b); share < 0.4 || share > 0.6 {
+			t.Errorf("%d and %d jobs", a, b)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+// A job that ends well wipes out what was before it.
+func TestPoolForgives(t *testing.T) {
+	pool(t, 1, func(t *testing.T, p *Pool, f *fake) {
+		began := time.Now()
+		for range 5 {
+			acquire(t, p, key("a", "i")).Broken(errFake)
+			l := acquire(t, p, key("a", "i"))
+			l.Release()
+			l.Broken(errFake)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		// A boot that failed once is no reason to fail those who wait for a machine
+		// that boots and crashes.
+		f.fail = func(Spec) error { return errFake }
+		for range 3 {
+			_, _ = p.Acquire(t.Context(), key("a", "i"))
+			pass(time.Minute)
+		}
+		f.fail = func(Spec) error { return nil }
+		acquire(t, p, key("a", "i")).Broken(errFake)
+		acquire(t, p, key("a", "i"))
+	})
+}
+
+// A lease that comes just when its waiter goes away is not lost.
+func TestPoolCancelledInTime(t *testing.T) {
+	pool(t, 1, func(t *testing.T, p *Pool, f *fake) {
+		for range 200 {
+			a, b := acquire(t, p, key("a", "i")), acquire(t, p, key("a", "i"))
+			ctx, cancel := context.WithCancel(t.Context())
+			c := ask(ctx, p, key("a", "i"))
+			a.Release()
+			cancel()
+			synctest.Wait()
+			if l, _ := c.result(); l != nil {
+				l.Release()
+			}
+			b.Release()
+			if s := p.Stats(); s.Leases != 0 || s.Waiting != 0 {
+				t.Fatalf("%+v", s)
+			}
+		}
+	})
+}
+
+// One machine makes room for one, however often others ask meanwhile.
+func TestPoolEvictsOnce(t *testing.T) {
+	pool(t, 2, func(t *testing.T, p *Pool, f *fake) {
+		a, b := acquire(t, p, key("a", "i")), acquire(t, p, key("b", "i"))
+		a.Release()
+		pass(time.Second)
+		b.Release()
+		f.end = func() time.Duration { return 10 * time.Second }
+		c := ask(t.Context(), p, key("c", "i"))
+		acquire(t, p, key("b", "i")).Release()
+		if s := p.Stats(); s.Evicted != 1 || s.Ready != 1 || s.Ending != 1 {
+			t.Errorf("%+v", s)
+		}
+		pass(11 * time.Second)
+		if l, err := c.result(); l == nil {
+			t.Error(err)
+		}
+		if ended(b.Machine()) {
+			t.Error("two machines made room for one")
+		}
+		f.end = func() time.Duration { return 0 }
+	})
+}
+
+// A line that is full keeps nobody from a machine that has room.
+func TestPoolFullElsewhere(t *testing.T) {
+	poolWith(t, 2, PoolOptions{MaxWaiting: 1}, func(t *testing.T, p *Pool, f *fake) {
+		acquire(t, p, key("a", "i"))
+		acquire(t, p, key("a", "i"))
+		acquire(t, p, key("a", "j"))
+		waits := ask(t.Context(), p, key("a", "i"))
+		acquire(t, p, key("a", "j"))
+		var full *FullError
+		if _, err := p.Acquire(t.Context(), key("a", "j")); !errors.As(err, &full) || !waits.waits() {
+			t.Error(err)
+		}
+	})
+}
+
+// Another image of a tenant that has no more machines than others need not wait
+// for a turn while one of theirs is idle.
+func TestPoolEvictsForAnotherImage(t *testing.T) {
+	pool(t, 2, func(t *testing.T, p *Pool, f *fake) {
+		acquire(t, p, key("a", "i"))
+		acquire(t, p, key("b", "i")).Release()
+		began := time.Now()
+		acquire(t, p, key("a", "j"))
+		if wait := time.Since(began); wait > time.Second {
+			t.Errorf("waited for %v", wait)
+		}
+	})
+}

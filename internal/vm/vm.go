@@ -1,8 +1,8 @@
 // Package vm says what a machine is that runs a tenant's compiles, whatever
 // boots it. A Runtime starts machines from a root file system; a Machine is one
-// that runs, with its agent (package agentapi) answering. Each way to isolate is
-// a package below this one; vmtest holds the suite that every one of them
-// passes.
+// that runs, with its agent (package agentapi) answering. A Pool shares machines
+// between jobs. Each way to isolate is a package below this one; vmtest holds the
+// suite that every one of them passes.
 package vm
 
 import (
