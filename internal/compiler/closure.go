@@ -103,7 +103,7 @@ func (e *ClosureLimitError) Error() string { return "a compile's files: too many
 // error is a *ClosureLimitError, or says that the working directory is not
 // below a root.
 func FindClosure(r ClosureRequest) (*Closure, error) {
-	c := &closer{inv: r.Invocation, files: r.Files, searches: make(map[searchAt]found), subdirs: make(map[searchAt][]chainNode)}
+	c := &closer{inv: r.Invocation, files: r.Files, tasks: make([]closureTask, 0, 256)}
 	for _, dir := range r.Roots {
 		if strings.HasPrefix(dir, "/") && dir != "/" {
 			c.roots = append(c.roots, &dirNode{path: dir})
@@ -133,9 +133,9 @@ type closer struct {
 	chain []chainNode
 	angle int
 
-	nodes    []*dirNode // all but the roots
-	searches map[searchAt]found
-	subdirs  map[searchAt][]chainNode
+	nodes []*dirNode // all but the roots
+	// searches along the chain are kept by the directory they begin at.
+	searches []chainMemo
 
 	tasks   []closureTask // each file under each directory, in the order of finding
 	pending []pendingName
@@ -155,10 +155,10 @@ type chainNode struct {
 	at  int // index of the chain
 }
 
-// searchAt names a search along the chain, from a directory on.
-type searchAt struct {
-	name string
-	from int
+// chainMemo keeps the searches from one directory of the chain on.
+type chainMemo struct {
+	names   map[string]found
+	subdirs map[string][]chainNode // by all but a name's last part
 }
 
 // closureTask is a file whose directives are to be followed.
@@ -223,6 +223,7 @@ func (c *closer) setChain(env []string) {
 	for i, dir := range slices.Concat(quote, angle, systemNodes) {
 		c.chain = append(c.chain, chainNode{dir, i})
 	}
+	c.searches = make([]chainMemo, len(c.chain))
 }
 
 // start notes the files that the command itself names.
@@ -323,9 +324,9 @@ type dirNode struct {
 	parent *dirNode // nil for a root
 	dirListing
 	listed bool
-	kids   map[string]found // what names turned out to be; without most of those that are missing
-	sent   bool             // must exist
-	holds  bool             // something that must exist is below
+	kids   map[string]node // what names turned out to be; without most of those that are missing
+	sent   bool            // must exist
+	holds  bool            // something that must exist is below
 }
 
 // hold notes that something below d must exist.
@@ -342,7 +343,14 @@ type fileNode struct {
 	added   bool
 	scan    *FileScan
 	scanned bool
+	first   visit // the first of them, as most files have one
 	visits  []visit
+}
+
+// node is a file, or a directory, or nothing.
+type node struct {
+	file *fileNode
+	dir  *dirNode
 }
 
 // visit is a way in which a file was found.
@@ -351,10 +359,9 @@ type visit struct {
 	at  int
 }
 
-// found is what a name leads to: a file, or a directory, or nothing.
+// found is what a name leads to.
 type found struct {
-	file *fileNode
-	dir  *dirNode
+	node
 	// in is the directory in which the last part of the name was looked for.
 	in *dirNode
 	// at is where along the chain, where that was searched.
@@ -392,14 +399,16 @@ func (c *closer) push(f found, at, by int) {
 	if f.file == nil {
 		return
 	}
-	nextOnly := false
+	this := visit{f.in, at}
+	if f.file.first == this {
+		return
+	}
+	nextOnly := f.file.first.dir == f.in
 	for _, v := range f.file.visits {
-		if v.dir == f.in {
-			if v.at == at {
-				return
-			}
-			nextOnly = true
+		if v == this {
+			return
 		}
+		nextOnly = nextOnly || v.dir == f.in
 	}
 	s := c.scan(f.file)
 	c.add(f)
@@ -409,7 +418,11 @@ func (c *closer) push(f found, at, by int) {
 	if nextOnly && !slices.ContainsFunc(s.Directives, func(d Directive) bool { return d.Kind == IncludeNext || d.Kind == HasIncludeNext }) {
 		return
 	}
-	f.file.visits = append(f.file.visits, visit{f.in, at})
+	if f.file.first.dir == nil {
+		f.file.first = this
+	} else {
+		f.file.visits = append(f.file.visits, this)
+	}
 	c.tasks = append(c.tasks, closureTask{f.file, f.in, at, by, nextOnly})
 }
 

@@ -108,11 +108,11 @@ func (c *closer) search(name string, from int) found {
 	if from >= len(c.chain) {
 		return found{}
 	}
-	key := searchAt{name, from}
-	if f, ok := c.searches[key]; ok {
+	memo := &c.searches[from]
+	f, ok := memo.names[name]
+	if ok {
 		return f
 	}
-	var f found
 	for _, n := range c.below(name, from) {
 		hit := c.last(n.dir, name)
 		if hit.file != nil {
@@ -124,7 +124,10 @@ func (c *closer) search(name string, from int) found {
 			hit.dir.sent = true // passed over, but looked at
 		}
 	}
-	c.searches[key] = f
+	if memo.names == nil {
+		memo.names = make(map[string]found)
+	}
+	memo.names[name] = f
 	return f
 }
 
@@ -135,15 +138,18 @@ func (c *closer) below(name string, from int) []chainNode {
 	if i < 0 {
 		return c.chain[from:]
 	}
-	key := searchAt{name[:i], from}
-	dirs, ok := c.subdirs[key]
+	memo, sub := &c.searches[from], name[:i]
+	dirs, ok := memo.subdirs[sub]
 	if !ok {
 		for _, n := range c.chain[from:] {
-			if sub := c.walk(n.dir, key.name).dir; sub != nil {
-				dirs = append(dirs, chainNode{sub, n.at})
+			if d := c.walk(n.dir, sub).dir; d != nil {
+				dirs = append(dirs, chainNode{d, n.at})
 			}
 		}
-		c.subdirs[key] = dirs
+		if memo.subdirs == nil {
+			memo.subdirs = make(map[string][]chainNode)
+		}
+		memo.subdirs[sub] = dirs
 	}
 	return dirs
 }
@@ -155,9 +161,7 @@ func (c *closer) last(dir *dirNode, name string) found {
 		return found{}
 	}
 	c.hops = 0
-	f := c.child(dir, base)
-	f.in = dir
-	return f
+	return found{node: c.child(dir, base), in: dir}
 }
 
 // embed notes each place at which #embed may find its file; see finder.embed.
@@ -241,7 +245,7 @@ func (c *closer) addAll(f found) {
 	for _, name := range sortedKeys(entries) {
 		if c.step() {
 			c.hops = 0
-			c.add(c.child(f.dir, name))
+			c.add(found{node: c.child(f.dir, name)})
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (c *closer) resolve(d *dirNode, name string) found {
 			return found{}
 		}
 	}
-	f := found{dir: d, in: d}
+	f := found{node: node{dir: d}, in: d}
 	for name != "" {
 		part, rest := name, ""
 		if i := strings.IndexByte(name, '/'); i >= 0 {
@@ -43,11 +43,10 @@ func (c *closer) resolve(d *dirNode, name string) found {
 			if f.dir.parent == nil {
 				return c.leave(f.dir, rest)
 			}
-			f = found{dir: f.dir.parent, in: f.dir.parent}
+			f = found{node: node{dir: f.dir.parent}, in: f.dir.parent}
 		default:
 			in := f.dir
-			f = c.child(in, part)
-			f.in = in
+			f = found{node: c.child(in, part), in: in}
 			if f.dir == nil && rest != "" {
 				return found{in: in} // nothing is below a file
 			}
@@ -75,12 +74,12 @@ func (c *closer) leave(root *dirNode, rest string) found {
 }
 
 // child is what stands in a directory under one name.
-func (c *closer) child(d *dirNode, name string) found {
-	if f, ok := d.kids[name]; ok {
-		return f
+func (c *closer) child(d *dirNode, name string) node {
+	if n, ok := d.kids[name]; ok {
+		return n
 	}
 	if !c.step() {
-		return found{}
+		return node{}
 	}
 	if !d.listed {
 		d.listed = true
@@ -90,52 +89,51 @@ func (c *closer) child(d *dirNode, name string) found {
 	d.sent = true
 	kind, listed := d.entries[name]
 	if !listed && d.complete(name) {
-		return found{}
+		return node{}
 	}
-	var f found
+	var n node
 	p := d.path + "/" + name
-	node := NodeMissing
+	what := NodeMissing
 	switch {
 	case listed && kind == Regular:
-		node = NodeFile
+		what = NodeFile
 	case listed && kind == Directory:
-		node = NodeDirectory
+		what = NodeDirectory
 	default:
-		node = c.files.Lstat(p)
+		what = c.files.Lstat(p)
 	}
 	if d.kids == nil {
-		d.kids = make(map[string]found)
+		d.kids = make(map[string]node)
 	}
-	switch node {
+	switch what {
 	case NodeFile:
-		f.file = &fileNode{path: p, dir: d}
+		n.file = &fileNode{path: p, dir: d}
 	case NodeDirectory:
-		f.dir = &dirNode{path: p, parent: d}
-		c.nodes = append(c.nodes, f.dir)
+		n.dir = &dirNode{path: p, parent: d}
+		c.nodes = append(c.nodes, n.dir)
 	case NodeLink:
-		d.kids[name] = found{} // for a link that leads to itself
-		f = c.link(d, p)
+		d.kids[name] = node{} // for a link that leads to itself
+		n = c.link(d, p)
 	}
-	f.in = nil
-	d.kids[name] = f
-	return f
+	d.kids[name] = n
+	return n
 }
 
 // link follows the symbolic link p, which stands in d.
-func (c *closer) link(d *dirNode, p string) found {
+func (c *closer) link(d *dirNode, p string) node {
 	target, err := c.files.Readlink(p)
 	if err != nil || target == "" {
-		return found{}
+		return node{}
 	}
 	d.hold()
 	c.out.Links = append(c.out.Links, ClosureLink{p, target})
 	if c.hops++; c.hops > maxClosureHops {
-		return found{}
+		return node{}
 	}
 	if strings.HasPrefix(target, "/") {
 		if root, _ := c.enter(target); root == nil {
 			c.out.Outside = append(c.out.Outside, p)
-			return found{}
+			return node{}
 		}
 	}
 	outside := len(c.out.Outside)
@@ -143,5 +141,5 @@ func (c *closer) link(d *dirNode, p string) found {
 	if len(c.out.Outside) > outside {
 		c.out.Outside = append(c.out.Outside[:outside], p)
 	}
-	return f
+	return f.node
 }

@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -263,6 +264,23 @@ func BenchmarkScan(b *testing.B) {
 	for b.Loop() {
 		for _, t := range texts {
 			Scan(t)
+		}
+	}
+}
+
+func TestIndexByRare(t *testing.T) {
+	for _, text := range []string{"", "include", "xinclude", "u", "uu", "incluinclude", "inc", "nclude", "iincludeinclude"} {
+		src := []byte(text)
+		for at := range len(src) + 1 {
+			want := bytes.Index(src[at:], asmInclude)
+			if want >= 0 {
+				want += at
+			}
+			for rare := range asmInclude {
+				if got := indexByRare(src, asmInclude, rare, at); got != want {
+					t.Errorf("%q from %d by letter %d: %d, want %d", text, at, rare, got, want)
+				}
+			}
 		}
 	}
 }
