@@ -86,6 +86,7 @@ e2e: setup build guest
 soak: setup build
 	HPCC_SOAK=1 go test -tags e2e -count=1 -timeout 6h -v ./test/e2e
 	HPCC_SOAK=1 go test -count=1 -timeout 6h -v ./test/fault
+	HPCC_SOAK=1 go test -count=1 -timeout 2h -run Closure -v ./internal/compiler
 	go test -count=1 -run TestNoGrowth -v ./internal/daemon
 
 .PHONY: fuzz

@@ -142,6 +142,7 @@ type closer struct {
 	headers map[string][]headerMacro // by macro
 	all     []headerMacro            // for names of which no macro is known
 	known   map[headerMacro]struct{}
+	words   map[string]*wordTexts // parts of names, by macro
 
 	hops  int // links followed in the present path
 	steps int

@@ -254,7 +254,8 @@ func (c *closer) addAll(f found) {
 type pendingName struct {
 	task    int
 	operand string
-	tried   int // of the macro's headers, or of all
+	made    []headerMacro // what the operand was expanded to
+	tried   int           // of the macro's headers, or of all
 	guess   bool
 }
 
@@ -273,14 +274,26 @@ func (c *closer) define(h headerMacro) {
 }
 
 // computed tries the names that computed directives may have by the macros seen
-// so far, and reports whether there were any new ones. Where no macro of a name
-// is known to stand for a header, each that does is tried.
+// so far, and reports whether there were any new ones. Where they tell nothing,
+// each header that some macro names is tried.
 func (c *closer) computed() bool {
 	tasks := len(c.tasks)
 	for i := range c.pending {
 		p := &c.pending[i]
-		headers := c.headers[p.operand]
-		if p.operand == "" || len(headers) == 0 || p.guess {
+		headers := c.headers[strings.TrimSuffix(p.operand, "()")]
+		if len(headers) == 0 && !p.guess {
+			for _, h := range c.expand(p.operand) {
+				if !slices.Contains(p.made, h) {
+					p.made = append(p.made, h)
+					c.follow(p.task, Directive{Kind: Include, Angle: h.angle, Name: h.name})
+				}
+			}
+			if len(p.made) > 0 {
+				c.out.Computed = true
+				continue
+			}
+		}
+		if len(headers) == 0 || p.guess {
 			headers, p.guess, c.out.Computed = c.all, true, true
 		}
 		for ; p.tried < len(headers) && c.limit == nil; p.tried++ {

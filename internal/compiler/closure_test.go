@@ -174,6 +174,12 @@ func TestFindClosure(t *testing.T) {
 		{name: "of a macro with arguments, each header that some macro names",
 			command: "gcc -DCONF=conf.h -c m.c",
 			tree:    "== m.c\n#define P (3, (0, 2, \"step.h\"))\n#define V \"1.2.3\"\n#include STR(CONF)\n== step.h\n== conf.h\n", want: "m.c conf.h step.h computed"},
+		{name: "names put together, under each condition",
+			command: "g++ -I. -c m.cc",
+			tree: "== m.cc\n#define NAME one.h\n#include \"p.h\"\n#define LIST \\\n CAT(list, SIZE).h \\\n /**/\n#include STR(d/LIST)\n#include ALIAS\n#include LOOP()\n#include STR(SELF)\n" +
+				"== p.h\n#if X\n# define DIR gcc // c\n#else\n# define DIR plain /* c */\n#endif\n#define SIZE 20\n#define ALIAS OTHER\n#define OTHER \"o.h\"\n#define LOOP() <l.h>\n#define SELF SELF/x.h\n#include STR(d/DIR/NAME)\n" +
+				"== d/gcc/one.h\n== d/plain/one.h\n== d/list20.h\n== o.h\n== l.h\n== d/no.h\n",
+			want: "m.cc p.h d/list20.h o.h l.h d/gcc/one.h d/plain/one.h computed"},
 		{name: "a computed has_include",
 			command: "gcc -DX='\"x.h\"' -c m.c", tree: "== m.c\n#if __has_include(X)\n#endif\n== x.h\n", want: "m.c x.h"},
 		{name: "embedded files are not read",

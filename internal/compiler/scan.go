@@ -89,11 +89,14 @@ type FileScan struct {
 	AsmFiles              []AsmFile
 	// split is for JoinsDirective.
 	split splitParts
-	// operands are the macros that stand for the names in computed directives,
-	// "" for what is more than one word; headers are macros that may stand for
-	// such a name. FindClosure guesses by them.
-	operands []string
-	headers  []headerMacro
+	// operands are what stands for the names in computed directives: a macro, or
+	// the text that makes one, "" for too long a text. headers are macros that may
+	// stand for such a name, words for a part of it, and wordNames has a bit for
+	// the name of each of words. FindClosure guesses by them.
+	operands  []string
+	headers   []headerMacro
+	words     []wordMacro
+	wordNames uint64
 	// Module: C++20 modules (import, module, export), @import, or
 	// `#pragma clang module`.
 	Module bool

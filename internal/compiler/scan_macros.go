@@ -16,10 +16,17 @@ type headerMacro struct {
 	angle bool
 }
 
-// foundMacro is a headerMacro that still points into a source.
+// wordMacro is a macro that may stand for a part of a header's name:
+//
+//	#define COMPILER_DIR gcc
+//	#define LIST_HEADER CAT(list, LIST_SIZE).hpp
+type wordMacro struct{ macro, text string }
+
+// foundMacro is a headerMacro, or a wordMacro, that still points into a source.
 type foundMacro struct {
 	macro, name []byte
 	angle       bool
+	word        bool
 }
 
 // Bounds on what is kept of one file's macros: configuration headers of large
@@ -32,6 +39,9 @@ const (
 // headerMacro looks at the definition of the macro name, which goes on at at.
 func (s *scanner) headerMacro(name []byte, at int) {
 	src := s.src
+	if bytes.HasPrefix(src[min(at, len(src)):], []byte("()")) {
+		at += 2
+	}
 	if len(name) == 0 || at >= len(src) || src[at] == '(' {
 		return
 	}
@@ -45,9 +55,11 @@ func (s *scanner) headerMacro(name []byte, at int) {
 		if end == len(src) || src[end] == '\n' || bytes.HasPrefix(src[end:], []byte("//")) {
 			s.addMacro(name, header, angle)
 		}
+	default:
+		s.wordMacro(name, at)
 	case '(':
 		// Parameters for a macro that includes.
-		text := src[at:s.lineEnd(at)]
+		text, _ := s.shortLine(at, 8*maxWordMacro)
 		for len(text) > 0 {
 			i := bytes.IndexAny(text, "\"<")
 			if i < 0 {
@@ -67,10 +79,92 @@ func (s *scanner) headerMacro(name []byte, at int) {
 	}
 }
 
+// wordMacro looks at a definition that does not begin like a header's name.
+func (s *scanner) wordMacro(name []byte, at int) {
+	for _, c := range name {
+		if !('A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_') {
+			return // of the many macros, those that people put names together from
+		}
+	}
+	line, ok := s.shortLine(at, 4*maxWordMacro)
+	if !ok {
+		return
+	}
+	if bytes.IndexByte(line, '\n') >= 0 || bytes.Contains(line, []byte("/*")) {
+		line = plainLine(line)
+	}
+	if comment := bytes.Index(line, []byte("//")); comment >= 0 {
+		line = line[:comment]
+	}
+	if line = bytes.TrimSpace(line); len(line) == 0 || len(line) > maxWordMacro {
+		return
+	}
+	lower, apart, digits := bytes.IndexByte(line, '/') > 0 && line[0] != '(', false, len(line) <= 3
+	for _, c := range line {
+		if !wordMacroByte[c] {
+			return
+		}
+		lower = lower || 'a' <= c && c <= 'z'
+		apart = apart || !isWord(c)
+		digits = digits && '0' <= c && c <= '9'
+	}
+	// A number that is small, a word, or what has letters as files do: not the
+	// values and expressions that most macros are.
+	if (digits || lower || !apart && (line[0] < '0' || line[0] > '9')) && len(s.macros) < maxHeaderMacros {
+		s.macros = append(s.macros, foundMacro{macro: name, name: line, word: true})
+	}
+}
+
+// shortLine is the rest of the logical line at i; ok is false, and the line nil,
+// where that has more than most bytes. Texts may have many directives in one
+// line, behind comments.
+func (s *scanner) shortLine(i, most int) (line []byte, ok bool) {
+	window := scanner{src: s.src[i:min(i+most+1, len(s.src))]}
+	if end := window.lineEnd(0); end <= most {
+		return window.src[:end], true
+	}
+	return nil, false
+}
+
+// plainLine is a logical line without splices and block comments.
+func plainLine(line []byte) []byte {
+	plain := make([]byte, 0, len(line))
+	for i := 0; i < len(line); {
+		if line[i] == '\\' {
+			if end := spliceEnd(line, i); end > 0 {
+				i = end
+				continue
+			}
+		}
+		if bytes.HasPrefix(line[i:], []byte("/*")) {
+			end := bytes.Index(line[i+2:], []byte("*/"))
+			if end < 0 {
+				break
+			}
+			plain = append(plain, ' ')
+			i += end + 4
+			continue
+		}
+		plain = append(plain, line[i])
+		i++
+	}
+	return plain
+}
+
+// maxWordMacro bounds the text of a wordMacro.
+const maxWordMacro = 128
+
+var wordMacroByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = wordByte[c] && c < 0x80 || strings.IndexByte("./+-(), \t", byte(c)) >= 0
+	}
+	return t
+}()
+
 // addMacro notes a macro if its text looks like a header's name.
 func (s *scanner) addMacro(macro, name []byte, angle bool) {
 	if len(s.macros) < maxHeaderMacros && likeHeader(name, angle) {
-		s.macros = append(s.macros, foundMacro{macro, name, angle})
+		s.macros = append(s.macros, foundMacro{macro: macro, name: name, angle: angle})
 	}
 }
 
@@ -87,11 +181,19 @@ func likeHeader(name []byte, angle bool) bool {
 	return dot >= 0 && dot+1 < len(name) && 'a' <= name[dot+1]|0x20 && name[dot+1]|0x20 <= 'z'
 }
 
-// computedOperand notes what stands for the name at i.
+// computedOperand notes what stands for the name at i: a macro, or the text that
+// makes one.
 func (s *scanner) computedOperand(i int) {
 	word, end := s.word(i)
 	if end = s.blanks(end); end < len(s.src) && s.src[end] != '\n' && s.src[end] != ')' && s.src[end] != '/' {
-		word = nil // the call of a macro, or several words
+		// The call of a macro, or several words.
+		word, _ = s.shortLine(i, 4*maxWordMacro)
+		if comment := bytes.Index(word, []byte("//")); comment >= 0 {
+			word = word[:comment]
+		}
+		if word = bytes.TrimSpace(word); len(word) > maxWordMacro {
+			word = nil
+		}
 	}
 	if len(s.out.operands) >= maxOperands {
 		word = nil
@@ -99,6 +201,15 @@ func (s *scanner) computedOperand(i int) {
 	if name := string(word); !slices.Contains(s.out.operands, name) {
 		s.out.operands = append(s.out.operands, name)
 	}
+}
+
+// wordBit is the bit of a macro's name in FileScan.wordNames.
+func wordBit(macro string) uint64 {
+	h := uint32(len(macro))
+	for i := 0; i < len(macro); i++ {
+		h = h*31 + uint32(macro[i])
+	}
+	return 1 << (h >> 26)
 }
 
 // finishMacros makes what was collected compact: all names share one string.
@@ -119,8 +230,18 @@ func (s *scanner) finishMacros() {
 	seen := make(map[headerMacro]struct{}, len(s.macros))
 	for _, m := range s.macros {
 		h := headerMacro{macro: cut(len(m.macro)), name: cut(len(m.name)), angle: m.angle}
-		if _, again := seen[h]; !again {
-			seen[h] = struct{}{}
+		key := h
+		if m.word {
+			key.macro = "word " + h.macro
+		}
+		if _, again := seen[key]; again {
+			continue
+		}
+		seen[key] = struct{}{}
+		if m.word {
+			s.out.words = append(s.out.words, wordMacro{h.macro, h.name})
+			s.out.wordNames |= wordBit(h.macro)
+		} else {
 			s.out.headers = append(s.out.headers, h)
 		}
 	}

@@ -224,7 +224,8 @@ func FuzzScan(f *testing.F) {
 // TestScanIsLinear gives texts that would be slow if some look ahead or back
 // were not bounded.
 func TestScanIsLinear(t *testing.T) {
-	for _, piece := range []string{"R\"(", "'", "0'", "\\\n", "\\ ", "/*", "//\\\n", "##", "_", "_Pragma(", "__has_include(", "\"\\", "import ", "#include <", "\r", "??/\n", "## /* */", "#\\\n", "\".\"", "R\"(\n#", "////*", "#error /*"} {
+	for _, piece := range []string{"R\"(", "'", "0'", "\\\n", "\\ ", "/*", "//\\\n", "##", "_", "_Pragma(", "__has_include(", "\"\\", "import ", "#include <", "\r", "??/\n", "## /* */", "#\\\n", "\".\"", "R\"(\n#", "////*", "#error /*",
+		"/**/#define X (", "/**/#define X a/", "/**/#include X(", "#define X \\\n", "\n#define X a\n"} {
 		src := []byte(strings.Repeat(piece, 1<<20/len(piece)))
 		start := time.Now()
 		Scan(src)
