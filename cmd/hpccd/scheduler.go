@@ -53,8 +53,8 @@ SIGINT or SIGTERM lets it finish what is under way; the second ends it at once.`
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
-			log := newLogger(c.Log, a.stderr)
-			return runScheduler(ctx, c, hup, log, func(grpc, http string) {
+			logger := newLogger(c.Log, a.stderr)
+			return runScheduler(ctx, c, hup, logger, func(grpc, http string) {
 				a.note("routing on %s", grpc)
 				if http != "" {
 					a.note("metrics and keys on https://%s", http)
@@ -67,18 +67,18 @@ SIGINT or SIGTERM lets it finish what is under way; the second ends it at once.`
 // runScheduler serves as c says until ctx ends, and reads the credentials again
 // at each value of reload. It calls ready, with the addresses, once it answers;
 // that of HTTP is "" if there is none.
-func runScheduler(ctx context.Context, c *config.Scheduler, reload <-chan os.Signal, log *slog.Logger, ready func(grpc, http string)) error {
+func runScheduler(ctx context.Context, c *config.Scheduler, reload <-chan os.Signal, logger *slog.Logger, ready func(grpc, http string)) error {
 	credentials, err := schedulerCredentials(c)
 	if err != nil {
 		return err
 	}
-	cert, pin, err := auth.ServerTLS(c.TLSCert, c.TLSKey, log)
+	cert, pin, err := auth.ServerTLS(c.TLSCert, c.TLSKey, logger)
 	if err != nil {
 		return withHint(err, "hpcc ca issue makes a certificate and its key; tls_cert and tls_key in %s name them", c.File)
 	}
 	keys, err := auth.OpenKeyring(c.KeyDir, auth.KeyringOptions{
 		// A worker that has lost two heartbeats has heard of a key by then.
-		Announce: max(auth.DefaultAnnounce, 3*c.Heartbeat.Interval), Log: log,
+		Announce: max(auth.DefaultAnnounce, 3*c.Heartbeat.Interval), Log: logger,
 	})
 	if err != nil {
 		return withHint(err, "key_dir in %s names the directory, which must be the scheduler's alone", c.File)
@@ -88,7 +88,7 @@ func runScheduler(ctx context.Context, c *config.Scheduler, reload <-chan os.Sig
 	s, err := scheduler.New(scheduler.Options{
 		Keys: keys, Credentials: credentials, Token: c.Token,
 		Interval: c.Heartbeat.Interval, Expiry: c.Heartbeat.Expiry, Rotate: c.Rotate,
-		Metrics: metrics, Log: log,
+		Metrics: metrics, Log: logger,
 	})
 	if err != nil {
 		return err
@@ -106,14 +106,14 @@ func runScheduler(ctx context.Context, c *config.Scheduler, reload <-chan os.Sig
 		}
 		httpAddr = web.Addr().String()
 	}
-	log.LogAttrs(ctx, slog.LevelInfo, "scheduler", slog.String("version", ipc.Version), slog.String("listen", ln.Addr().String()),
+	logger.LogAttrs(ctx, slog.LevelInfo, "scheduler", slog.String("version", ipc.Version), slog.String("listen", ln.Addr().String()),
 		slog.String("http_listen", httpAddr), slog.String("tls_pin", pin().String()),
 		slog.Int("tenants", len(c.Tenants)), slog.Int("workers", len(c.Workers)))
 	switch {
 	case len(c.Tenants) == 0:
-		log.LogAttrs(ctx, slog.LevelWarn, "no tenant in the settings: nobody can compile", slog.String("file", c.File))
+		logger.LogAttrs(ctx, slog.LevelWarn, "no tenant in the settings: nobody can compile", slog.String("file", c.File))
 	case len(c.Workers) == 0:
-		log.LogAttrs(ctx, slog.LevelWarn, "no worker in the settings: none can register", slog.String("file", c.File))
+		logger.LogAttrs(ctx, slog.LevelWarn, "no worker in the settings: none can register", slog.String("file", c.File))
 	}
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -125,7 +125,7 @@ func runScheduler(ctx context.Context, c *config.Scheduler, reload <-chan os.Sig
 			case <-ctx.Done():
 				return
 			case <-reload:
-				reloadScheduler(ctx, s, c, log)
+				reloadScheduler(ctx, s, c, logger)
 			}
 		}
 	}()
@@ -152,25 +152,25 @@ func listen(key, addr string) (net.Listener, error) {
 // reloadScheduler reads the settings again, of which it takes the credentials.
 // If it cannot, what there is stays: a slip in a file must not lock out
 // everybody.
-func reloadScheduler(ctx context.Context, s *scheduler.Scheduler, started *config.Scheduler, log *slog.Logger) {
+func reloadScheduler(ctx context.Context, s *scheduler.Scheduler, started *config.Scheduler, logger *slog.Logger) {
 	c, err := config.LoadScheduler()
 	var credentials *auth.Credentials
 	if err == nil {
 		credentials, err = schedulerCredentials(c)
 	}
 	if err != nil {
-		log.LogAttrs(ctx, slog.LevelError, "settings not reloaded, the old ones stay", slog.String("error", err.Error()))
+		logger.LogAttrs(ctx, slog.LevelError, "settings not reloaded, the old ones stay", slog.String("error", err.Error()))
 		return
 	}
 	s.SetCredentials(credentials)
-	log.LogAttrs(ctx, slog.LevelInfo, "credentials reloaded", slog.Int("tenants", len(c.Tenants)), slog.Int("workers", len(c.Workers)))
+	logger.LogAttrs(ctx, slog.LevelInfo, "credentials reloaded", slog.Int("tenants", len(c.Tenants)), slog.Int("workers", len(c.Workers)))
 	a, b := *started, *c
 	for _, x := range []*config.Scheduler{&a, &b} {
 		x.Place = config.Place{}
 		x.Tenants, x.Workers, x.Operators = nil, nil, nil
 	}
 	if !reflect.DeepEqual(a, b) {
-		log.LogAttrs(ctx, slog.LevelWarn, "settings besides the credentials have changed: they count after a restart", slog.String("file", c.File))
+		logger.LogAttrs(ctx, slog.LevelWarn, "settings besides the credentials have changed: they count after a restart", slog.String("file", c.File))
 	}
 }
 

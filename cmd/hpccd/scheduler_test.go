@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -226,7 +225,7 @@ func TestSchedulerErrors(t *testing.T) {
 			}
 			tt.change(c)
 			ctx, cancel := context.WithCancel(context.Background())
-			err := runScheduler(ctx, c, nil, slog.New(slog.NewTextHandler(io.Discard, nil)), func(string, string) { cancel() })
+			err := runScheduler(ctx, c, nil, slog.New(slog.DiscardHandler), func(string, string) { cancel() })
 			cancel()
 			var h hinted
 			if !errors.As(err, &h) || !strings.Contains(h.hint, tt.hint) {

@@ -214,6 +214,11 @@ func lines(text []byte) map[string]int {
 	return w.lines
 }
 
+// maxPath is longer than any key's path: what nests deeper is unknown further
+// out, and need not be followed, at a cost that grows with the square of the
+// depth.
+const maxPath = 200
+
 // walker follows the tables of a document.
 type walker struct {
 	parser unstable.Parser
@@ -258,6 +263,9 @@ func (w *walker) value(e *unstable.Node, prefix string) {
 }
 
 func (w *walker) inside(v *unstable.Node, path string) {
+	if len(path) > maxPath {
+		return
+	}
 	it := v.Children()
 	switch v.Kind {
 	case unstable.InlineTable:

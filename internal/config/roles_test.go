@@ -293,3 +293,33 @@ func TestReadCredential(t *testing.T) {
 		t.Errorf("none: %v", err)
 	}
 }
+
+// Whatever stands in a file, reading it ends with settings or with an error that
+// names the file; and what was set has its line.
+func FuzzSchedulerTOML(f *testing.F) {
+	f.Add([]byte(schedulerText))
+	f.Add([]byte("tenant = [{ name = \"a\", credential = [{ subject = \"b\" }] }, {}]\n"))
+	f.Add([]byte("[tenant.x]\n[[worker]]\n[worker.y]\n[[worker]]\nname.z = 1\n\"a.b\" = [[1], [{}]]\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s := &Scheduler{Place: Place{File: "scheduler.toml", origins: map[string]string{}}}
+		s.setDefaults()
+		if err := s.applyFile(s.keys(), text); err != nil {
+			if !strings.HasPrefix(err.Error(), "scheduler.toml:") {
+				t.Fatalf("%q: %v", text, err)
+			}
+			return
+		}
+		for key, origin := range s.origins {
+			var n int
+			if _, err := fmt.Sscanf(origin, "scheduler.toml:%d", &n); err != nil || n < 1 || n > 1+strings.Count(string(text), "\n") {
+				t.Fatalf("%q: %s comes from %q", text, key, origin)
+			}
+		}
+		for _, e := range s.Settings() {
+			_ = e.Value
+		}
+		if s.finish() == nil && (s.Token <= 0 || s.Heartbeat.Expiry < 2*s.Heartbeat.Interval) {
+			t.Fatalf("%q: %+v", text, s)
+		}
+	})
+}

@@ -79,7 +79,8 @@ func (s *Scheduler) identify(ctx context.Context) (auth.Identity, error) {
 	return s.credentials.Load().Authenticate(credential)
 }
 
-// refuse logs a security event.
+// refuse logs and counts a security event. Its name is stable: people search for
+// it, and machines watch it.
 func (s *Scheduler) refuse(ctx context.Context, event, reason string, attrs ...slog.Attr) {
 	s.metrics.refusals.Inc(event)
 	from := ""
@@ -87,11 +88,11 @@ func (s *Scheduler) refuse(ctx context.Context, event, reason string, attrs ...s
 		from = p.Addr.String()
 	}
 	if skipped, ok := s.pace.take(time.Now()); ok {
-		attrs = append(attrs, slog.String("reason", reason), slog.String("from", from))
+		attrs = append(attrs, slog.String("event", event), slog.String("reason", reason), slog.String("from", from))
 		if skipped > 0 {
 			attrs = append(attrs, slog.Int("not_logged", skipped))
 		}
-		s.log.LogAttrs(ctx, slog.LevelWarn, event, attrs...)
+		s.log.LogAttrs(ctx, slog.LevelWarn, "refused", attrs...)
 	}
 }
 

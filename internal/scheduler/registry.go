@@ -26,7 +26,8 @@ type registry struct {
 	changed chan struct{}
 }
 
-// record is one worker.
+// record is one worker, as it last reported. But for the clients that were
+// promised to it, it is not changed: the next report makes another.
 type record struct {
 	candidate Candidate // without its age
 	address   string
@@ -97,6 +98,29 @@ type choice struct {
 // client to the first's load. With an error it returns a channel that is closed
 // at the next heartbeat.
 func (r *registry) route(q *Query, limit int, now time.Time) ([]choice, <-chan struct{}, error) {
+	all, candidates, changed := r.snapshot(now)
+	q.Expiry = r.expiry
+	// Without the lock: among many workers this takes longer than all else, and
+	// clients come many at a time.
+	order, err := Route(candidates, q)
+	if err != nil {
+		return nil, changed, err
+	}
+	var best []choice
+	for _, i := range order[:min(limit, len(order))] {
+		w := all[i]
+		best = append(best, choice{w.candidate.Name, w.address, w.pin})
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// If it has reported meanwhile, this counts for a record of before.
+	all[order[0]].candidate.Load.Promised++
+	return best, nil, nil
+}
+
+// snapshot copies what routing needs. The maps in it are shared, and never
+// written to.
+func (r *registry) snapshot(now time.Time) ([]*record, []Candidate, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := make([]*record, 0, len(r.workers))
@@ -107,18 +131,7 @@ func (r *registry) route(q *Query, limit int, now time.Time) ([]choice, <-chan s
 		all = append(all, w)
 		candidates = append(candidates, c)
 	}
-	q.Expiry = r.expiry
-	order, err := Route(candidates, q)
-	if err != nil {
-		return nil, r.changed, err
-	}
-	all[order[0]].candidate.Load.Promised++
-	var best []choice
-	for _, i := range order[:min(limit, len(order))] {
-		w := all[i]
-		best = append(best, choice{w.candidate.Name, w.address, w.pin})
-	}
-	return best, nil, nil
+	return all, candidates, r.changed
 }
 
 // state is one worker, for people and metrics.

@@ -289,3 +289,17 @@ func TestRouteProperties(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkRoute is what one question costs among a thousand workers.
+func BenchmarkRoute(b *testing.B) {
+	workers := make([]Candidate, 1000)
+	for i := range workers {
+		workers[i] = worker(b, fmt.Sprint("w", i), fmt.Sprintf("image run=%d", i%4))
+	}
+	q := &Query{Tenant: "red", Image: imageA, Platform: amd64}
+	for b.Loop() {
+		if _, err := Route(workers, q); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
