@@ -185,6 +185,10 @@ func TestTornTail(t *testing.T) {
 	}
 	lines := bytes.SplitAfter(whole, []byte("\n"))
 	for cut := len(lines[0]); cut < len(whole); cut++ {
+		// Every byte near a line's ends; each cut costs several syncs.
+		if cut%7 > 0 && !bytes.Contains(whole[cut-12:min(cut+12, len(whole))], []byte("\n")) {
+			continue
+		}
 		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
