@@ -160,6 +160,7 @@ func (c *Client) try(ctx context.Context, image string, do func(a *assignment) e
 		}
 		workers++
 		err := do(a)
+		c.health.done(a)
 		var lying *LyingError
 		var f *failure
 		switch {

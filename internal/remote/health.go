@@ -24,15 +24,21 @@ const (
 	// A worker that is full says for how long; it is believed within these.
 	fullLeast, fullMost = 100 * time.Millisecond, time.Minute
 
+	// perWorker is how many calls of one client's a worker gets before the next of
+	// the route gets some: as many as a worker of a common size runs at once. A
+	// few compiles share one machine and one store; make -j64 has more workers.
+	perWorker = 16
+
 	// maxRecords bounds the workers that are remembered.
 	maxRecords = 4096
 )
 
-// health remembers which workers to leave alone.
+// health remembers which workers to leave alone, and how many calls each has.
 type health struct {
-	now func() time.Time
-	mu  sync.Mutex
-	all map[string]*record
+	now     func() time.Time
+	mu      sync.Mutex
+	all     map[string]*record
+	running map[string]int
 }
 
 // record is of one worker, by its name.
@@ -42,7 +48,9 @@ type record struct {
 	why         error
 }
 
-func newHealth(now func() time.Time) *health { return &health{now: now, all: map[string]*record{}} }
+func newHealth(now func() time.Time) *health {
+	return &health{now: now, all: map[string]*record{}, running: map[string]int{}}
+}
 
 // of returns a worker's record, with mu held.
 func (h *health) of(worker string) *record {
@@ -122,17 +130,36 @@ func (h *health) ok(worker string) {
 	}
 }
 
-// choose returns the first of a route's workers that is neither to be left alone
-// nor among tried; nil if there is none.
+// choose returns a worker of a route that is neither to be left alone nor among
+// tried: the first that has not too many calls, else the one that has fewest; nil
+// if there is none. The call is counted until done.
 func (h *health) choose(r *route, tried map[string]bool) *assignment {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var best *assignment
 	for _, a := range r.workers {
-		if rec := h.all[a.worker]; !tried[a.worker] && (rec == nil || !rec.until.After(h.now())) {
-			return a
+		if rec := h.all[a.worker]; tried[a.worker] || rec != nil && rec.until.After(h.now()) {
+			continue
+		}
+		if n := h.running[a.worker]; best == nil || n < h.running[best.worker] {
+			if best = a; n < perWorker {
+				break
+			}
 		}
 	}
-	return nil
+	if best != nil {
+		h.running[best.worker]++
+	}
+	return best
+}
+
+// done ends a call that choose has counted.
+func (h *health) done(a *assignment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.running[a.worker]--; h.running[a.worker] == 0 {
+		delete(h.running, a.worker)
+	}
 }
 
 // avoid names the workers that are left alone now, and others.

@@ -222,6 +222,12 @@ var lies = []struct {
 	{name: "done for another worker", tamper: instead(isDone, &reply{Kind: &workerv1.CompileResponse_Done{Done: &workerv1.Done{Worker: "other"}}}), want: "row"},
 	{name: "end without an answer", serve: func(call) error { return nil }, want: "without a result"},
 	{name: "end without done", tamper: instead(isDone), hit: true, serve: nil, want: "without a result"},
+	{name: "message that is none", serve: func(s call) error {
+		if _, err := s.Recv(); err != nil {
+			return err
+		}
+		return s.SendMsg(&workerv1.Outcome{ActionKey: []byte{255, 255}}) // as Needed, this is no message
+	}, want: "decoded"},
 	{name: "message of no kind", tamper: instead(isNeeded, &reply{}), want: "no kind"},
 
 	// What it asks for.

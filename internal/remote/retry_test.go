@@ -408,3 +408,46 @@ func TestOptions(t *testing.T) {
 		}
 	}
 }
+
+// TestSpread: a few compiles share a worker, many have several.
+func TestSpread(t *testing.T) {
+	for _, c := range []struct {
+		compiles int
+		want     []int
+	}{{1, []int{1, 0, 0}}, {perWorker, []int{perWorker, 0, 0}}, {perWorker + 4, []int{perWorker, 4, 0}}, {64, []int{22, 21, 21}}} {
+		t.Run(fmt.Sprint(c.compiles), func(t *testing.T) {
+			f := newFleet(t, 3)
+			started, goOn := make(chan struct{}), make(chan struct{})
+			for _, w := range f.workers {
+				w.cut = func(ctx context.Context, m *reply) error {
+					if isOutcome(m) {
+						started <- struct{}{}
+						<-goOn
+					}
+					return ctx.Err()
+				}
+			}
+			var done sync.WaitGroup
+			for range c.compiles {
+				done.Go(func() {
+					if _, err := f.client.Compile(within(t), project.request(all...)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			for range c.compiles {
+				<-started
+			}
+			for i, w := range f.workers {
+				if w.called() != c.want[i] {
+					t.Errorf("%s has %d of %d", w.name, w.called(), c.compiles)
+				}
+			}
+			close(goOn)
+			done.Wait()
+			if n := len(f.client.health.running); n > 0 {
+				t.Errorf("%d workers are still counted", n)
+			}
+		})
+	}
+}

@@ -208,11 +208,15 @@ func TestHealth(t *testing.T) {
 		}
 		if a := h.choose(r, nil); a.worker != "b" {
 			t.Errorf("chose %s", a.worker)
+		} else {
+			h.done(a)
 		}
 		pass(blocked())
 	}
 	if a := h.choose(r, nil); a.worker != "a" {
 		t.Errorf("chose %s", a.worker)
+	} else {
+		h.done(a)
 	}
 	if a := h.choose(r, map[string]bool{"a": true, "b": true}); a != nil {
 		t.Errorf("chose %s", a.worker)
@@ -254,6 +258,10 @@ func TestHealth(t *testing.T) {
 			t.Errorf("full for %v: %v", c[0], got)
 		}
 		pass(blocked())
+	}
+
+	if len(h.running) > 0 {
+		t.Errorf("calls are left: %v", h.running)
 	}
 
 	// Names are a scheduler's: there may be many.
