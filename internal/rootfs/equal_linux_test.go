@@ -50,12 +50,19 @@ func needJudges(t *testing.T) {
 	}
 }
 
+// mount mounts an image until unmount is called.
+func mount(t *testing.T, img Image) (dir string, unmount func()) {
+	t.Helper()
+	dir = t.TempDir()
+	run(t, "mount", "-o", "ro,loop,sizelimit="+fmt.Sprint(img.DataBlocks*4096), img.Path, dir)
+	return dir, func() { run(t, "umount", dir) }
+}
+
 // mounted is the tree of an image as Linux reads it.
 func mounted(t *testing.T, img Image) map[string]string {
 	t.Helper()
-	dir := t.TempDir()
-	run(t, "mount", "-o", "ro,loop,sizelimit="+fmt.Sprint(img.DataBlocks*4096), img.Path, dir)
-	defer run(t, "umount", dir)
+	dir, unmount := mount(t, img)
+	defer unmount()
 	tree, err := images.Tree(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -201,8 +208,14 @@ func TestEqualsLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closer.Close()
-	img := build(t, openStore(t), src)
+	s := openStore(t)
+	img := build(t, s, src)
 	checkImage(t, img)
+	dir, unmount := mount(t, img)
+	if n := compareLookups(t, s, img.Digest, dir); n < 20 {
+		t.Errorf("the index has %d files", n)
+	}
+	unmount()
 	want := unpacked(t, layout)
 	for _, d := range images.Diff(mounted(t, img), want) {
 		t.Error(d)
