@@ -98,6 +98,7 @@ faster; without one, everything works as well.`,
 		a.newGuest(),
 		a.newCA(),
 		a.newScheduler(),
+		a.newWorker(),
 		a.newAudit(),
 		a.newVersion(),
 	)

@@ -80,7 +80,7 @@ const graph = `
 	internal/vm/firecracker: internal/agentapi internal/digest internal/jail internal/vm proto/hpcc/agent/v1
 
 	# The only place that puts the others together.
-	cmd/hpccd:             guest internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/telemetry internal/wrapper proto/hpcc/ipc/v1
+	cmd/hpccd:             guest internal/agentapi internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/telemetry internal/vm internal/vm/firecracker internal/worker internal/wrapper proto/hpcc/ipc/v1
 
 	bench/empty:
 	test/e2e:
