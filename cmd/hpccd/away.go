@@ -26,7 +26,7 @@ func openAway(c *config.Config, log *slog.Logger) (*daemon.Away, error) {
 		return nil, withHint(err, "remote.ca names the file that hpcc ca init made, or your own CA's")
 	}
 	client, err := remote.New(remote.Options{
-		Scheduler: r.Scheduler, TLS: scheduler,
+		Scheduler: r.Scheduler, TLS: scheduler, Platform: r.Platform,
 		// Read anew each time: one that was exchanged is used at once.
 		Credential: func(context.Context) (string, error) {
 			s, err := r.ReadCredential()

@@ -68,8 +68,11 @@ type Remote struct {
 	// Image is the digest, sha256:HEX, of the image that compiles; ImageName is
 	// how the setting names it, with a reference in front perhaps.
 	Image, ImageName string
-	Mode             Mode
-	Fallback         Fallback
+	// Platform is the image's, such as linux/amd64. Workers of that platform
+	// that lack the image fetch it.
+	Platform string
+	Mode     Mode
+	Fallback Fallback
 	// LocalJobs is how many compilers local fallback runs at a time at most;
 	// always positive.
 	LocalJobs int
@@ -173,6 +176,7 @@ func (c *Config) Settings() []Setting { return settings(c) }
 func (c *Config) setDefaults() {
 	c.Cache.MaxSize = 10_000_000_000
 	c.Reproducible.DateTime = DateTimeWarn
+	c.Remote.Platform = "linux/" + runtime.GOARCH
 	c.Remote.Mode = ModeCAS
 	c.Remote.Fallback = FallbackSame
 	c.Remote.LocalJobs = runtime.NumCPU()
@@ -231,6 +235,8 @@ func (c *Config) keys() []key {
 			"the credential itself; in the environment alone"),
 		textKey("remote.image", "HPCC_REMOTE_IMAGE", &r.ImageName, checkImage,
 			"image that compiles: sha256:HEX, or a reference with @sha256:HEX behind it"),
+		textKey("remote.platform", "HPCC_REMOTE_PLATFORM", &r.Platform, checkPlatform,
+			"the image's platform; by default linux and this machine's processor"),
 		oneOfKey("remote.mode", "HPCC_REMOTE_MODE", &r.Mode,
 			"what goes to a worker: cas (source and headers by digest), preprocessed, off",
 			ModeCAS, ModePreprocessed, ModeOff),

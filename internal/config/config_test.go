@@ -74,6 +74,7 @@ scheduler = "build.example.com:7500"
 ca = "/etc/ca.pem"
 credential_file = "/etc/credential"
 image = "registry.example.com/gcc@sha256:4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f"
+platform = "linux/riscv64"
 mode = "preprocessed"
 fallback = "any"
 local_jobs = 3
@@ -99,7 +100,7 @@ func TestFile(t *testing.T) {
 	}
 	wantRemote := Remote{
 		Scheduler: "build.example.com:7500", CA: "/etc/ca.pem", CredentialFile: "/etc/credential",
-		Image: image, ImageName: "registry.example.com/gcc@" + image, Mode: ModePreprocessed, Fallback: FallbackAny,
+		Image: image, ImageName: "registry.example.com/gcc@" + image, Platform: "linux/riscv64", Mode: ModePreprocessed, Fallback: FallbackAny,
 		LocalJobs: 3, Race: true, Timeout: 90 * time.Second,
 	}
 	if c.Remote != wantRemote {
@@ -128,7 +129,7 @@ func TestEnvironmentWins(t *testing.T) {
 		"HPCC_DISABLE": "0", "HPCC_STATS_LOG": "/env/log",
 		"HPCC_LOG_LEVEL": "error", "HPCC_LOG_FORMAT": "text",
 		"HPCC_REMOTE_SCHEDULER": "other:1", "HPCC_REMOTE_CA": "/env/ca", "HPCC_REMOTE_CREDENTIAL_FILE": "/env/cred",
-		"HPCC_REMOTE_CREDENTIAL": "s3cret", "HPCC_REMOTE_IMAGE": image, "HPCC_REMOTE_MODE": "cas",
+		"HPCC_REMOTE_CREDENTIAL": "s3cret", "HPCC_REMOTE_IMAGE": image, "HPCC_REMOTE_PLATFORM": "linux/arm64", "HPCC_REMOTE_MODE": "cas",
 		"HPCC_REMOTE_FALLBACK": "fail", "HPCC_REMOTE_LOCAL_JOBS": "5", "HPCC_REMOTE_RACE": "false",
 		"HPCC_REMOTE_TIMEOUT": "1h30m", "HPCC_PARANOID": "no",
 	}
@@ -139,7 +140,7 @@ func TestEnvironmentWins(t *testing.T) {
 		"verify": "1", "disable": "false", "stats_log": "/env/log",
 		"log.level": "error", "log.format": "text",
 		"remote.scheduler": "other:1", "remote.ca": "/env/ca", "remote.credential_file": "/env/cred",
-		"remote.credential": "(set)", "remote.image": image, "remote.mode": "cas",
+		"remote.credential": "(set)", "remote.image": image, "remote.platform": "linux/arm64", "remote.mode": "cas",
 		"remote.fallback": "fail", "remote.local_jobs": "5", "remote.race": "false",
 		"remote.timeout": "1h30m", "paranoid": "false",
 	}

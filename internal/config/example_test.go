@@ -17,7 +17,7 @@ var commented = regexp.MustCompile(`(?m)^# ([a-z_]+ = \S.*)$`)
 func TestExamples(t *testing.T) {
 	// Defaults that depend on the machine, or on where the file lies.
 	own := map[string][]string{
-		"client":    {"cache.dir", "remote.local_jobs"},
+		"client":    {"cache.dir", "remote.local_jobs", "remote.platform"},
 		"scheduler": {"key_dir"},
 		"worker": {
 			"advertise", "firecracker.guest_kit", "images.platform", "sessions.memory_mib", "sessions.vcpus",
