@@ -22,7 +22,7 @@ type Options struct {
 	// TLS is how the scheduler proves who it is: auth.CATLS, for one.
 	TLS *tls.Config
 	// Credential is the tenant's; it is called before each question to the
-	// scheduler, from any goroutine.
+	// scheduler, from any goroutine, and ends with ctx.
 	Credential func(ctx context.Context) (string, error)
 	// Platform of the workers, such as linux/amd64; empty is any that has the
 	// image.

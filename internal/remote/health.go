@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
 )
 
 // How long a worker is left alone. Times double with each failure in a row; a
@@ -162,17 +164,17 @@ func (h *health) done(a *assignment) {
 	}
 }
 
-// avoid names the workers that are left alone now, and others.
+// avoid names the workers that are left alone now, after others.
 func (h *health) avoid(others []string) []string {
-	const most = 100
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	names := slices.Clone(others)
 	for name, rec := range h.all {
-		if rec.until.After(h.now()) && len(names) < most && !slices.Contains(others, name) {
+		if rec.until.After(h.now()) && !slices.Contains(others, name) {
 			names = append(names, name)
 		}
 	}
+	names = names[:min(len(names), schedulerv1.MaxAvoid)]
 	slices.Sort(names)
 	return names
 }

@@ -37,7 +37,6 @@ type route struct {
 const (
 	// Bounds of what a scheduler says.
 	maxAssignments = 32
-	maxWorkerName  = 200
 	maxAddress     = 300
 	maxToken       = 16 << 10
 	minExpiry      = time.Second
@@ -307,8 +306,11 @@ func newRoute(m *schedulerv1.RouteResponse, at time.Time) (*route, error) {
 		if _, _, err := net.SplitHostPort(a.address); err != nil || len(a.address) > maxAddress {
 			return nil, fmt.Errorf("its worker's address is none: %s", said(a.address))
 		}
-		if a.worker == "" || len(a.worker) > maxWorkerName || said(a.worker) != a.worker || seen[a.worker] {
-			return nil, fmt.Errorf("its worker's name is none, or there twice: %s", said(a.worker))
+		if err := auth.CheckName(a.worker); err != nil {
+			return nil, fmt.Errorf("its worker's name: %w", err)
+		}
+		if seen[a.worker] {
+			return nil, fmt.Errorf("worker %q appears twice", a.worker)
 		}
 		pin, err := auth.PinFromBytes(w.GetTlsPin())
 		if err != nil {

@@ -17,7 +17,7 @@ const (
 	// has 300 kB.
 	maxMessage = 1 << 20
 	// maxAvoid is how many workers one query may exclude.
-	maxAvoid = 64
+	maxAvoid = schedulerv1.MaxAvoid
 	// maxImages and maxSessions bound what one worker says it has. A machine
 	// takes 128 MiB at least, and an image hundreds.
 	maxImages   = 1000
