@@ -137,6 +137,11 @@ func (c *Disk) HasBlob(d digest.Digest) bool {
 	return false
 }
 
+// block is what a file takes on most disks, however short it is: to compress what
+// fits saves nothing. (Frames of less than 256 bytes do not say their size
+// either, without which none is read.)
+const block = 4096
+
 // PutBlob stores b and returns its digest; if the cache has it already, nothing
 // is written. Errors are ErrTooLarge, ErrFull, ErrReadOnly and the file
 // system's.
@@ -149,7 +154,7 @@ func (c *Disk) PutBlob(b []byte) (digest.Digest, error) {
 		return d, nil
 	}
 	data, path := b, c.blobPath(d)
-	if !c.reflinks() {
+	if len(b) > block && !c.reflinks() {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
 		*buf = encoder().EncodeAll(b, (*buf)[:0])

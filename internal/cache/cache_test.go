@@ -450,3 +450,19 @@ func TestSweep(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestBlobOfAnySize stores what compresses well, at each length at which a frame
+// of zstd begins otherwise.
+func TestBlobOfAnySize(t *testing.T) {
+	c := open(t, t.TempDir())
+	for n := 0; n < 70_000; n += 1 + n/100 {
+		b := bytes.Repeat([]byte("x"), n)
+		d, err := c.PutBlob(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Blob(d); err != nil || !bytes.Equal(got, b) || !c.HasBlob(d) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
