@@ -98,6 +98,7 @@ const graph = `
 	test/lab/demo/machine: internal/agentapi internal/digest internal/rootfs internal/vm internal/vm/firecracker
 	test/lab/demo:        internal/rootfs test/images test/lab
 	test/script:
+	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
 `
 
 // owners names, for each heavy library, the packages that may import it (one,
