@@ -6,11 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,226 +15,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"hpcc.dev/hpcc/internal/auth"
 	"hpcc.dev/hpcc/internal/telemetry"
 	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patient bounds what must happen, on a machine that may be busy.
-const patient = 2 * time.Minute
-
-// site is a scheduler that answers on loopback, as its clients see it.
-type site struct {
-	t       *testing.T
-	s       *Scheduler
-	dir     string // of keys and certificates
-	opt     Options
-	secrets map[string]string // credential by subject
-	addr    string
-	http    string
-	stop    func()
-	log     *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// identities are those of every site.
-var identities = []auth.Identity{
-	{Role: auth.Client, Tenant: "red", Subject: "alice"},
-	{Role: auth.Client, Tenant: "blue", Subject: "bob", Images: []string{imageB}},
-	{Role: auth.Worker, Subject: "w1"},
-	{Role: auth.Worker, Subject: "w2"},
-	{Role: auth.Worker, Subject: "w3"},
-	{Role: auth.Worker, Subject: "w4"},
-	{Role: auth.Operator, Subject: "root"},
-}
-
-// newSite starts a scheduler. change may alter its options.
-func newSite(t *testing.T, change func(*Options)) *site {
-	t.Helper()
-	x := &site{t: t, dir: t.TempDir(), secrets: map[string]string{}, log: &lockedBuffer{}}
-	ca, err := auth.InitCA(filepath.Join(x.dir, "ca"), "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ca.Issue("scheduler", []string{"localhost", "127.0.0.1"}, x.dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(x.dir, "ca.pem"), ca.PEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := auth.OpenKeyring(filepath.Join(x.dir, "keys"), auth.KeyringOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.opt = Options{
-		Keys: keys, Credentials: x.credentials(identities),
-		// Only a few tests want it to be early after the start.
-		Interval: time.Millisecond, Expiry: patient,
-		Metrics: telemetry.New(),
-		Log:     slog.New(slog.NewTextHandler(x.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
-	if change != nil {
-		change(&x.opt)
-	}
-	x.start("127.0.0.1:0")
-	t.Cleanup(func() {
-		x.stop()
-		for subject, secret := range x.secrets {
-			if strings.Contains(x.log.String(), secret) {
-				t.Errorf("the credential of %s is in the log", subject)
-			}
-		}
-	})
-	return x
-}
-
-// credentials makes one for each identity that has none yet.
-func (x *site) credentials(ids []auth.Identity) *auth.Credentials {
-	x.t.Helper()
-	var list []auth.Credential
-	for _, id := range ids {
-		secret, hash := auth.NewCredential()
-		x.secrets[id.Subject] = secret
-		list = append(list, auth.Credential{Hash: hash, Identity: id})
-	}
-	c, err := auth.NewCredentials(list)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return c
-}
-
-// start makes a scheduler of x.opt and has it serve at addr.
-func (x *site) start(addr string) {
-	x.t.Helper()
-	s, err := New(x.opt)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	cert, _, err := auth.ServerTLS(filepath.Join(x.dir, "scheduler.crt"), filepath.Join(x.dir, "scheduler.key"), x.opt.Log)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	web, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	x.s, x.addr, x.http = s, ln.Addr().String(), web.Addr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx, ln, web, cert) }()
-	x.stop = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-served:
-			if err != nil {
-				x.t.Errorf("Serve: %v", err)
-			}
-		case <-time.After(patient):
-			x.t.Error("the scheduler does not stop")
-		}
-	})
-}
-
-// dial connects, and is closed with the test.
-func (x *site) dial() *grpc.ClientConn {
-	x.t.Helper()
-	cfg, err := auth.CATLS(filepath.Join(x.dir, "ca.pem"))
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+x.addr, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	x.t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// as is a context with the credential of subject.
-func (x *site) as(subject string) context.Context {
-	return with(x.t, "Bearer "+x.secrets[subject])
-}
-
-func with(t *testing.T, authorization ...string) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
-	t.Cleanup(cancel)
-	for _, a := range authorization {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", a)
-	}
-	return ctx
-}
-
-func beatOf(name string) *schedulerv1.HeartbeatRequest {
-	return &schedulerv1.HeartbeatRequest{
-		Worker: name, Address: name + ".example.com:7510", TlsPin: bytes.Repeat([]byte{7}, 32),
-		Platform: amd64, Version: "1.0", Capacity: 4,
-	}
-}
-
-// report sends a heartbeat of the worker's own.
-func (x *site) report(conn *grpc.ClientConn, req *schedulerv1.HeartbeatRequest) *schedulerv1.HeartbeatResponse {
-	x.t.Helper()
-	resp, err := schedulerv1.NewRegistryServiceClient(conn).Heartbeat(x.as(req.Worker), req)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return resp
-}
-
-func workersOf(r *schedulerv1.RouteResponse) string {
-	var names []string
-	for _, w := range r.GetWorkers() {
-		names = append(names, w.Worker)
-	}
-	return strings.Join(names, " ")
-}
-
-// wantRetry asks for a code with a time to try again.
-func wantRetry(t *testing.T, err error, code codes.Code) {
-	t.Helper()
-	st := status.Convert(err)
-	if st.Code() != code {
-		t.Fatalf("got %v, want %v", err, code)
-	}
-	for _, d := range st.Details() {
-		if r, ok := d.(*errdetails.RetryInfo); ok && r.RetryDelay.AsDuration() > 0 {
-			return
-		}
-	}
-	t.Errorf("%v comes without a time to try again: %v", code, st.Details())
-}
 
 func TestRouteOverTheWire(t *testing.T) {
 	x := newSite(t, nil)
@@ -343,34 +129,6 @@ func TestRefusals(t *testing.T) {
 	if strings.Contains(x.log.String(), stranger) {
 		t.Error("a credential that was refused is in the log")
 	}
-}
-
-// metrics scrapes.
-func (x *site) metrics() string {
-	x.t.Helper()
-	text, _, _ := x.get("/metrics")
-	return text
-}
-
-func (x *site) get(path string) (text string, status int, kind string) {
-	x.t.Helper()
-	cfg, err := auth.CATLS(filepath.Join(x.dir, "ca.pem"))
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	transport := &http.Transport{TLSClientConfig: cfg}
-	defer transport.CloseIdleConnections()
-	c := &http.Client{Transport: transport, Timeout: patient}
-	resp, err := c.Get("https://" + x.http + path)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return string(b), resp.StatusCode, resp.Header.Get("Content-Type")
 }
 
 func TestInvalid(t *testing.T) {
@@ -608,12 +366,34 @@ func TestRestart(t *testing.T) {
 
 // A client that is kept waiting is told so in time.
 func TestDeadline(t *testing.T) {
-	x := newSite(t, func(o *Options) { o.Interval = patient / 2 })
-	conn := x.dial()
-	ctx, cancel := context.WithTimeout(x.as("alice"), 8*time.Second)
-	defer cancel()
-	_, err := schedulerv1.NewSchedulerServiceClient(conn).Route(ctx, &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
-	wantRetry(t, err, codes.Unavailable)
+	synctest.Test(t, func(t *testing.T) {
+		creds, err := auth.NewCredentials(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := New(Options{Keys: &ring{}, Credentials: creds, Interval: 5 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := context.WithValue(t.Context(), identityKey{}, identities[0])
+		ask := func(patience time.Duration) time.Duration {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			begun := time.Now()
+			_, err := s.Route(ctx, &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+			wantRetry(t, err, codes.Unavailable)
+			return time.Since(begun)
+		}
+		if d := ask(4 * time.Second); d != 3*time.Second {
+			t.Errorf("who waits for 4 s was answered after %v", d)
+		}
+		if d := ask(time.Minute); d != 7*time.Second {
+			t.Errorf("3 s after the start, who waits for long was answered after %v, want two intervals after it", d)
+		}
+		if d := ask(time.Minute); d != 0 {
+			t.Errorf("long after the start, it took %v", d)
+		}
+	})
 }
 
 // The scheduler stops although clients wait.
@@ -678,148 +458,6 @@ func TestConcurrently(t *testing.T) {
 	}
 	wg.Go(func() { x.metrics() })
 	wg.Wait()
-}
-
-func TestExpiry(t *testing.T) {
-	r := newRegistry(20 * time.Second)
-	t0 := time.Now()
-	q := func() *Query { return &Query{Tenant: "red", Image: imageA, Platform: amd64} }
-	at := func(d time.Duration) string {
-		best, _, err := r.route(q(), 3, t0.Add(d))
-		if err != nil {
-			return err.Error()
-		}
-		return fmt.Sprint(len(best))
-	}
-	what := func(d time.Duration) string {
-		s := r.states(t0.Add(d))
-		if len(s) == 0 {
-			return ""
-		}
-		return s[0].what
-	}
-	if c := r.beat(beatOf("w1"), auth.Pin{}, t0); c != registered {
-		t.Errorf("first: %q", c)
-	}
-	for _, tt := range []struct {
-		at           time.Duration
-		state, route string
-	}{
-		{20 * time.Second, "ready", "1"},
-		{21 * time.Second, "silent", "no worker has been heard of lately"},
-		{601 * time.Second, "", "no worker has been heard of lately"},
-	} {
-		if got := what(tt.at); got != tt.state {
-			t.Errorf("%v: %q, want %q", tt.at, got, tt.state)
-		}
-		if got := at(tt.at); got != tt.route {
-			t.Errorf("%v: %q, want %q", tt.at, got, tt.route)
-		}
-	}
-	if c := r.beat(beatOf("w1"), auth.Pin{}, t0.Add(time.Minute)); c != registered {
-		t.Errorf("back: %q", c)
-	}
-	drained := beatOf("w1")
-	drained.Draining = true
-	if c := r.beat(drained, auth.Pin{}, t0.Add(time.Minute)); c != draining || what(time.Minute) != "draining" {
-		t.Errorf("draining: %q, %q", c, what(time.Minute))
-	}
-	if c := r.beat(beatOf("w1"), auth.Pin{}, t0.Add(time.Minute)); c != resumed {
-		t.Errorf("resumed: %q", c)
-	}
-	if c := r.beat(beatOf("w1"), auth.Pin{1}, t0.Add(time.Minute)); c != moved {
-		t.Errorf("new key: %q", c)
-	}
-	if c := r.beat(beatOf("w1"), auth.Pin{1}, t0.Add(time.Minute)); c != unchanged {
-		t.Errorf("same: %q", c)
-	}
-	r.beat(beatOf("w2"), auth.Pin{}, t0.Add(time.Hour))
-	if len(r.workers) != 1 {
-		t.Errorf("%d workers are kept, one of which has been gone for an hour", len(r.workers))
-	}
-}
-
-// ring is a keyring without a disk.
-type ring struct {
-	mu     sync.Mutex
-	newest time.Time
-	made   int
-	fail   bool
-}
-
-func (r *ring) Sign(auth.Task) (string, error) { return "token", nil }
-func (r *ring) JWKS() []byte                   { return []byte("{}") }
-func (r *ring) Newest() time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.newest
-}
-
-func (r *ring) Rotate() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.fail {
-		return errors.New("no space left")
-	}
-	r.made++
-	r.newest = time.Now()
-	return nil
-}
-
-func TestRotation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		creds, err := auth.NewCredentials(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		keys := &ring{newest: time.Now().Add(-23 * time.Hour)}
-		s, err := New(Options{Keys: keys, Credentials: creds, Rotate: 24 * time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go s.rotate(ctx)
-		made := func(after time.Duration, want int) {
-			t.Helper()
-			time.Sleep(after)
-			synctest.Wait()
-			keys.mu.Lock()
-			defer keys.mu.Unlock()
-			if keys.made != want {
-				t.Errorf("%d keys were made, want %d", keys.made, want)
-			}
-		}
-		made(59*time.Minute, 0)
-		made(2*time.Minute, 1)
-		made(23*time.Hour, 1)
-		made(2*time.Hour, 2)
-		keys.mu.Lock()
-		keys.fail = true
-		keys.mu.Unlock()
-		made(48*time.Hour, 2)
-		keys.mu.Lock()
-		keys.fail = false
-		keys.mu.Unlock()
-		made(2*time.Second, 3) // it goes on trying
-	})
-}
-
-func TestPace(t *testing.T) {
-	var p pace
-	now := time.Unix(1000, 0)
-	logged := 0
-	for range 100 {
-		if _, ok := p.take(now); ok {
-			logged++
-		}
-	}
-	if logged != perSecond {
-		t.Errorf("%d records in a second, want %d", logged, perSecond)
-	}
-	if skipped, ok := p.take(now.Add(time.Second)); !ok || skipped != 100-perSecond {
-		t.Errorf("%d, %v", skipped, ok)
-	}
 }
 
 func TestNewRefuses(t *testing.T) {
