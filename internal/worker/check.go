@@ -82,7 +82,9 @@ func check(m *workerv1.Job, image string, longest time.Duration) (*checked, erro
 		header.Outputs = append(header.Outputs, o.GetPath())
 	}
 	for _, in := range m.GetInputs() {
-		in.Mode = 0
+		if in != nil {
+			in.Mode = 0 // nothing comes of it: see inputFileMode
+		}
 	}
 	if err := header.Check(); err != nil {
 		return nil, err

@@ -550,6 +550,23 @@ func (r *rig) storedFiles(t testing.TB, tenant string) int {
 	return n
 }
 
+// storedKeys are the keys of a tenant's entries.
+func (r *rig) storedKeys(t testing.TB, tenant string) (keys []digest.Key) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.opt.Dir, "tenants", tenant, "ac", "*", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		key, err := digest.ParseKey(filepath.Base(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	return keys
+}
+
 // nothingHeld waits until no stream and no lease is left.
 func (r *rig) nothingHeld(t testing.TB) {
 	t.Helper()
