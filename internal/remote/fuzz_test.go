@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -104,6 +105,22 @@ func FuzzWorkerAnswers(f *testing.F) {
 			checkAnswers(t, &once, project.request(names...))
 		}
 	})
+}
+
+// TestHitIsOneRoundTrip: the job is all that is sent before a hit has arrived.
+func TestHitIsOneRoundTrip(t *testing.T) {
+	heard := honest(t)
+	hit := heard[slices.IndexFunc(heard, func(m *reply) bool { return m.GetOutcome().GetHit() }):]
+	s := &script{answers: hit}
+	w, err := newWork(project.request(all...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &exchange{ctx: t.Context(), s: s, codec: newCodec(), w: w, worker: "worker-0", patience: time.Hour, watchdog: time.NewTimer(time.Hour)}
+	defer x.watchdog.Stop()
+	if r, err := x.run(); err != nil || !r.Hit || s.sent != 1 {
+		t.Errorf("%+v, %v, %d messages", r, err, s.sent)
+	}
 }
 
 // checkAnswers runs a request against a script, and checks what is delivered

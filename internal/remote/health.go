@@ -48,6 +48,7 @@ type record struct {
 	fails, lies int
 	until       time.Time
 	why         error
+	liedUntil   time.Time // as until, of lies alone
 }
 
 func newHealth(now func() time.Time) *health {
@@ -94,7 +95,13 @@ func (h *health) lied(worker string, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.of(worker)
-	h.block(r, grown(liedFirst, liedMost, r.lies), why)
+	// Calls that were under way may all have been lied to: that is one lie.
+	if r.liedUntil.After(h.now()) {
+		return
+	}
+	d := grown(liedFirst, liedMost, r.lies)
+	h.block(r, d, why)
+	r.liedUntil = h.now().Add(d)
 	r.lies++
 }
 
