@@ -3,17 +3,15 @@ package compiler
 import (
 	"bytes"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"hpcc.dev/hpcc/test/strace"
+	"hpcc.dev/hpcc/test/scratch"
 )
 
 // randomUnit writes a unit into dir whose object tells which of several headers
@@ -201,185 +199,6 @@ func TestClosureHoldsWhatIsRead(t *testing.T) {
 	}
 }
 
-// simulated is a machine as far as a compile's files go: a directory that holds
-// what was sent, a compiler that runs there, and a record of what it looked for
-// in vain.
-type simulated struct {
-	dir  string // the machine's root
-	out  string
-	args []string
-	cwd  string
-}
-
-// treeNode is a file's content, a link's target or a directory.
-type treeNode struct {
-	text []byte
-	link string
-}
-
-// simulate makes a machine for a command in the checkout here.
-func simulate(t *testing.T, inv *Invocation, cc, here, cwd string) *simulated {
-	t.Helper()
-	m := &simulated{dir: filepath.Join(realDir(t), "src"), out: realDir(t)}
-	r, err := inv.RemoteArgs(RemoteOptions{Compiler: cc, Cwd: cwd, Out: m.out, Paths: &PathMap{Roots: []Root{{Dir: here, Neutral: m.dir}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.args, m.cwd = r.Argv, r.Cwd
-	return m
-}
-
-// run compiles with what was sent, by path below the root.
-func (m *simulated) run(t *testing.T, sent map[string]treeNode) (object []byte, absent []string) {
-	t.Helper()
-	if err := os.RemoveAll(m.dir); err != nil {
-		t.Fatal(err)
-	}
-	must := func(err error) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(os.MkdirAll(m.cwd, 0o755))
-	for name, n := range sent {
-		p := filepath.Join(m.dir, name)
-		must(os.MkdirAll(filepath.Dir(p), 0o755))
-		switch {
-		case n.link != "":
-			must(os.Symlink(n.link, p))
-		case n.text == nil:
-			must(os.MkdirAll(p, 0o755))
-		default:
-			must(os.WriteFile(p, n.text, 0o644))
-		}
-	}
-	log := filepath.Join(t.TempDir(), "trace")
-	argv := slices.Concat(strace.Command(log), m.args)
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = m.cwd
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		object, err = os.ReadFile(m.out + "/object")
-		must(err)
-	} else if lower := bytes.ToLower(out); !bytes.Contains(lower, []byte("no such file")) && !bytes.Contains(lower, []byte("file not found")) {
-		t.Fatalf("%q: %v\n%s", m.args, err, out)
-	}
-	processes, err := strace.Read(log)
-	must(err)
-	seen := map[string]bool{}
-	for _, p := range processes {
-		for _, l := range p.Lookups {
-			path := l.Path
-			if !filepath.IsAbs(path) {
-				path = m.cwd + "/" + path
-			}
-			if rel, ok := strings.CutPrefix(path, m.dir+"/"); ok && (l.Errno == "ENOENT" || l.Errno == "ENOTDIR") && !l.Writes && !seen[rel] {
-				seen[rel] = true
-				absent = append(absent, rel)
-			}
-		}
-	}
-	return object, absent
-}
-
-// compile sends, compiles, and sends again what was looked for in vain and is
-// there, until nothing is missing.
-func (m *simulated) compile(t *testing.T, here string, sent map[string]treeNode) (object []byte, rounds int) {
-	t.Helper()
-	for rounds = 1; rounds <= 20; rounds++ {
-		object, absent := m.run(t, sent)
-		before := len(sent)
-		for _, p := range absent {
-			addPath(t, here, p, sent, 0)
-		}
-		if len(sent) == before {
-			return object, rounds
-		}
-	}
-	t.Fatal("no end of what is missing")
-	return nil, 0
-}
-
-// addPath adds what is at a path below a checkout, and what is on the way.
-func addPath(t *testing.T, here, p string, sent map[string]treeNode, links int) {
-	t.Helper()
-	done := ""
-	parts := strings.Split(p, "/")
-	for i, part := range parts {
-		if part == ".." || part == "." || part == "" {
-			done = strings.TrimPrefix(filepath.Join(done, part), ".")
-			continue
-		}
-		done = strings.TrimPrefix(filepath.Join(done, part), "/")
-		info, err := os.Lstat(here + "/" + done)
-		switch {
-		case err != nil:
-			return
-		case info.Mode()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(here + "/" + done)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if sent[done] = (treeNode{link: target}); links < 40 {
-				rest := strings.Join(append([]string{filepath.Dir(done), target}, parts[i+1:]...), "/")
-				addPath(t, here, strings.TrimPrefix(rest, "./"), sent, links+1)
-			}
-			return
-		case info.IsDir():
-			if _, ok := sent[done]; !ok && !implied(sent, done) {
-				sent[done] = treeNode{}
-			}
-		default:
-			text, err := os.ReadFile(here + "/" + done)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sent[done] = treeNode{text: append([]byte{}, text...)}
-		}
-	}
-}
-
-// implied reports whether a directory is there because of what it holds.
-func implied(sent map[string]treeNode, dir string) bool {
-	for name := range sent {
-		if strings.HasPrefix(name, dir+"/") {
-			return true
-		}
-	}
-	return false
-}
-
-// wholeTree is all of a checkout.
-func wholeTree(t *testing.T, here string) map[string]treeNode {
-	t.Helper()
-	all := map[string]treeNode{}
-	err := filepath.WalkDir(here, func(p string, _ fs.DirEntry, err error) error {
-		if rel, ok := strings.CutPrefix(p, here+"/"); ok && err == nil {
-			addPath(t, here, rel, all, 40)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-// treeOf is what a closure names.
-func (c *Closure) treeOf(t *testing.T, here string) map[string]treeNode {
-	t.Helper()
-	sent := map[string]treeNode{}
-	for _, list := range [][]string{c.Files, c.Dirs} {
-		for _, p := range list {
-			addPath(t, here, strings.TrimPrefix(p, here+"/"), sent, 40)
-		}
-	}
-	for _, l := range c.Links {
-		sent[strings.TrimPrefix(l.Path, here+"/")] = treeNode{link: l.Target}
-	}
-	return sent
-}
-
 // TestClosureWithoutOne: whichever file is missing from what is sent, the record
 // of a compile's look-ups leads to the object of the whole tree.
 func TestClosureWithoutOne(t *testing.T) {
@@ -390,20 +209,28 @@ func TestClosureWithoutOne(t *testing.T) {
 		here, cc := realDir(t), []string{"gcc", "clang"}[i%2]
 		args := randomUnit(t, randomSource(uint64(1000+i)), here, cc)
 		inv, c := closureOf(t, args, here)
-		m := simulate(t, inv, cc, here, here)
-		want, _ := m.run(t, wholeTree(t, here))
-		if len(want) == 0 {
+		there, out := filepath.Join(realDir(t), "src"), realDir(t)
+		r, err := inv.RemoteArgs(RemoteOptions{Compiler: cc, Cwd: here, Out: out, Paths: &PathMap{Roots: []Root{{Dir: here, Neutral: there}}}})
+		must(t, err)
+		m := scratch.Machine{Dir: there, Cwd: r.Cwd, Argv: r.Argv, Object: out + "/object", Trace: out + "/trace"}
+		whole, err := scratch.Whole(here)
+		must(t, err)
+		want, _, err := m.Run(whole)
+		if must(t, err); len(want) == 0 {
 			t.Fatalf("unit %d, %q: no object", i, args)
 		}
-		sent := c.treeOf(t, here)
-		got, rounds := m.compile(t, here, maps.Clone(sent))
+		sent, err := scratch.Of(here, c.Files, c.Dirs, c.linkPaths())
+		must(t, err)
+		got, rounds, err := m.Compile(here, maps.Clone(sent))
+		must(t, err)
 		if !bytes.Equal(got, want) || rounds > 1 {
 			t.Errorf("unit %d, %q: after %d rounds, equal: %v, with %s", i, args, rounds, bytes.Equal(got, want), c.text())
 		}
 		for name := range sent {
 			less := maps.Clone(sent)
 			delete(less, name)
-			got, rounds := m.compile(t, here, less)
+			got, rounds, err := m.Compile(here, less)
+			must(t, err)
 			compiles += rounds
 			worst = max(worst, rounds)
 			if !bytes.Equal(got, want) {
@@ -412,4 +239,19 @@ func TestClosureWithoutOne(t *testing.T) {
 		}
 	}
 	t.Logf("%d units, %d compiles, at most %d rounds", units, compiles, worst)
+}
+
+func (c *Closure) linkPaths() []string {
+	paths := make([]string, len(c.Links))
+	for i, l := range c.Links {
+		paths[i] = l.Path
+	}
+	return paths
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

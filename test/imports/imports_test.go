@@ -69,6 +69,7 @@ const graph = `
 	internal/agentapi:    internal/digest proto/hpcc/agent/v1
 	internal/vm:          internal/agentapi
 	test/strace:
+	test/scratch:         test/strace
 	test/lab/search:
 	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm test/lab/search test/strace
 
