@@ -31,6 +31,7 @@ func TestPrograms(t *testing.T) {
 				base := t.TempDir()
 				tr := p.unpack(t, filepath.Join(base, "one"), compiler)
 				plain, calls := recordedBuild(t, tr)
+				t.Run("closures", func(t *testing.T) { testClosures(t, tr, calls) })
 				t.Run("links", func(t *testing.T) { testLinks(t, tr, plain, calls) })
 				if !p.everyWay || compiler != "gcc" {
 					return
