@@ -68,6 +68,17 @@ func (c *closer) follow(task int, d Directive) {
 	}
 	from := 0
 	switch {
+	case next && c.inv.Family.IsClang():
+		// Where it goes on depends on how the file was found first: anywhere.
+		for from = max(at+1, 0); from < len(c.chain); {
+			f := c.search(d.Name, from)
+			if f.file == nil {
+				return
+			}
+			c.push(f, f.at, task)
+			from = f.at + 1
+		}
+		return
 	case next:
 		from = at + 1
 	case d.Angle:
