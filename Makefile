@@ -79,12 +79,12 @@ guest: setup build
 
 .PHONY: e2e
 e2e: setup build guest
-	go test -tags e2e -count=1 -timeout 60m -v ./test/e2e ./test/chain
+	go test -tags e2e -p 1 -count=1 -timeout 60m -v ./test/e2e ./test/chain
 	go test -tags e2e -count=1 -timeout 30m -v ./test/lab
 
 .PHONY: soak
 soak: setup build
-	HPCC_SOAK=1 go test -tags e2e -count=1 -timeout 6h -v ./test/e2e ./test/chain
+	HPCC_SOAK=1 go test -tags e2e -p 1 -count=1 -timeout 6h -v ./test/e2e ./test/chain
 	HPCC_SOAK=1 go test -count=1 -timeout 6h -v ./test/fault
 	HPCC_SOAK=1 go test -count=1 -timeout 2h -run Closure -v ./internal/compiler
 	go test -count=1 -run TestNoGrowth -v ./internal/daemon
