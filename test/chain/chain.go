@@ -69,6 +69,7 @@ type Worker struct {
 	audit   string
 	stop    context.CancelFunc
 	done    chan error
+	hurry   chan struct{}
 	once    sync.Once
 	err     error
 }
@@ -195,7 +196,7 @@ func (c *Chain) startWorker(ctx context.Context, name string) (*Worker, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	w := &Worker{Name: name, audit: dir + "/audit", done: make(chan error, 1)}
+	w := &Worker{Name: name, audit: dir + "/audit", done: make(chan error, 1), hurry: make(chan struct{})}
 	issued, err := c.ca.Issue(name, []string{"127.0.0.1"}, dir)
 	if err != nil {
 		return nil, err
@@ -240,7 +241,7 @@ func (c *Chain) startWorker(ctx context.Context, name string) (*Worker, error) {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	go func() {
-		w.done <- w.service.Serve(serve, ln, worker.ServeOptions{TLS: cert, DrainTime: 10 * time.Second, Registration: worker.Registration{
+		w.done <- w.service.Serve(serve, ln, worker.ServeOptions{TLS: cert, DrainTime: 10 * time.Second, Hurry: w.hurry, Registration: worker.Registration{
 			Scheduler: c.address, TLS: scheduler, Credential: func() (string, error) { return c.secrets[name], nil },
 			Advertise: ln.Addr().String(), Platform: "linux/amd64", Pin: pin,
 			Images: func() ([]string, error) { return []string{Image}, nil }, Keys: verifier.Update,
@@ -281,6 +282,12 @@ func (w *Worker) Stop() error {
 	})
 	return w.err
 }
+
+// Busy tells whether the worker has a compile.
+func (w *Worker) Busy() bool { return w.service.Streams() > 0 }
+
+// Break has the worker end all that it does, at once.
+func (w *Worker) Break() { close(w.hurry); w.stop() }
 
 // Rows are the worker's audit rows so far.
 func (w *Worker) Rows() (rows []*audit.Row, err error) {
