@@ -713,3 +713,54 @@ func TestDamagedStore(t *testing.T) {
 		t.Errorf("%v", o)
 	}
 }
+
+// Rows of hits name the same blob as that of the run, and are the same whether
+// the blob was made again or not.
+func TestRowsOfHits(t *testing.T) {
+	r := newRig(t, nil)
+	files := map[string]string{}
+	source := ""
+	for i := range 300 {
+		name := fmt.Sprintf("a/rather/long/name/of/a/header%03d.h", i)
+		files[name] = fmt.Sprint(i)
+		source += "/hpcc/src/" + name + "\n"
+	}
+	files["a.c"] = source
+	c := r.client(t, "acme")
+	for range 3 {
+		c.compile(files)
+	}
+	// Another command that leads to the same action, and one that does not fit in
+	// a row.
+	c.compile(files, func(j *workerv1.Job) { slices.Reverse(j.Roots) })
+	long := func(j *workerv1.Job) { j.Argv = append(j.Argv, strings.Repeat("x", 10_000)) }
+	c.compile(files, long)
+	c.compile(files, long)
+	c.compile(files, long)
+	store, err := r.stores.get("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := r.log.all()
+	for i, want := range []audit.Cache{audit.Miss, audit.Hit, audit.Hit, audit.Hit, audit.Miss, audit.Hit, audit.Hit} {
+		row := *rows[i]
+		if row.Cache != want || row.SourceDigest != rows[0].SourceDigest || (row.Detail == audit.Digest{}) || len(row.Inputs) > 0 {
+			t.Errorf("row %d: %s, %d inputs", i, row.Cache, len(row.Inputs))
+		}
+		blob, err := store.Blob(digest.Digest(row.Detail))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := row.Restore(blob); err != nil {
+			t.Errorf("row %d: %v", i, err)
+		}
+		if len(row.Inputs) != 302 || len(row.Argv) == 0 || (i < 4) != (len(row.Argv) == 5) || (i == 3) != (row.Roots[0] == "/hpcc/out") {
+			t.Errorf("row %d: %d inputs, %d arguments, roots %q", i, len(row.Inputs), len(row.Argv), row.Roots)
+		}
+	}
+	for i, j := range []int{1, 2} {
+		if rows[j].Detail != rows[0].Detail {
+			t.Errorf("%d: another blob", i)
+		}
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"hpcc.dev/hpcc/internal/action"
-	"hpcc.dev/hpcc/internal/audit"
 	"hpcc.dev/hpcc/internal/cache"
 )
 
@@ -18,7 +17,7 @@ func (c *compile) answerHit(j *checked) (done bool, err error) {
 		return false, err
 	}
 	defer a.close()
-	row, err := c.append(c.newRow(j, a, audit.Hit))
+	row, err := c.appendHit(j, a)
 	if err != nil {
 		return false, err
 	}

@@ -16,14 +16,6 @@ import (
 // rowPatience bounds the wait for a row to be durable.
 const rowPatience = 30 * time.Second
 
-// newRow is the row of an answer.
-func (c *compile) newRow(j *checked, a *answer, from audit.Cache) *audit.Row {
-	row := c.emptyRow(j, from)
-	row.Accepted = a.hit
-	a.fill(row)
-	return row
-}
-
 // emptyRow is the row of a job of which nothing is known but what was asked for.
 func (c *compile) emptyRow(j *checked, from audit.Cache) *audit.Row {
 	row := &audit.Row{
@@ -53,6 +45,10 @@ func (a *answer) fill(row *audit.Row) {
 	for _, o := range a.outputs {
 		row.Outputs = append(row.Outputs, audit.Output{Role: o.role, Digest: audit.Digest(o.digest), Executable: o.executable})
 	}
+}
+
+// fillReads puts in what it read.
+func (a *answer) fillReads(row *audit.Row) {
 	act := a.action
 	row.Inputs = make([]audit.Input, 0, len(act.Inputs)+len(act.Links)+len(act.Present))
 	for _, in := range act.Inputs {
@@ -80,13 +76,26 @@ func describe(row *audit.Row, info vm.Info) {
 	row.Versions.Agent = audit.Clip(info.Agent.AgentVersion)
 }
 
-// append makes a row durable, whatever becomes of the stream, and returns its
-// number.
+// appendHit makes the row of a hit durable, and returns its number.
+func (c *compile) appendHit(j *checked, a *answer) (number uint64, err error) {
+	row := c.emptyRow(j, audit.Hit)
+	row.Accepted = true // by what the client does not say
+	a.fill(row)
+	return c.appendFitted(row, c.fitHit(row, func() { a.fillReads(row) }))
+}
+
+// append makes any other row durable, whatever becomes of the stream, and returns
+// its number.
 func (c *compile) append(row *audit.Row) (number uint64, err error) {
 	detail, err := row.Fit()
 	if err == nil && detail != nil {
 		_, err = c.store.PutBlob(detail)
 	}
+	return c.appendFitted(row, err)
+}
+
+func (c *compile) appendFitted(row *audit.Row, err error) (uint64, error) {
+	var number uint64
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.stream.Context()), rowPatience)
 		defer cancel()

@@ -50,6 +50,7 @@ func (c *compile) runOnce(j *checked) (*answer, error) {
 	a, err := c.exec(j, lease)
 	if err == nil {
 		a.fill(row)
+		a.fillReads(row)
 		a.row = row
 		return a, nil
 	}

@@ -71,6 +71,7 @@ type Service struct {
 	stores  stores
 	memory  *memory
 	flights flights
+	fits    fits
 	metrics *metrics
 	started time.Time
 
