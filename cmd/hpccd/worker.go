@@ -97,11 +97,11 @@ const stopPatience = 20 * time.Second
 // runWorker serves as c says until ctx ends and what is under way has ended, or
 // hurry is closed. It calls ready, with the addresses, once it answers; that of
 // HTTP is "" if there is none.
-func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, hurry <-chan struct{}, log *slog.Logger, ready func(grpc, http string)) (err error) {
+func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, hurry <-chan struct{}, logger *slog.Logger, ready func(grpc, http string)) (err error) {
 	if _, err := c.ReadCredential(); err != nil {
 		return withHint(err, "hpcc ca credential makes one; the scheduler's settings get its hash")
 	}
-	cert, pin, err := auth.ServerTLS(c.TLSCert, c.TLSKey, log)
+	cert, pin, err := auth.ServerTLS(c.TLSCert, c.TLSKey, logger)
 	if err != nil {
 		return withHint(err, "hpcc ca issue makes a certificate and its key; tls_cert and tls_key in %s name them", c.File)
 	}
@@ -114,21 +114,21 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 	}
 	// One worker at a time has the directory, since the journal is one's alone:
 	// before anything is swept.
-	journal, err := audit.OpenJournal(c.Audit.Dir, audit.Options{Log: log})
+	journal, err := audit.OpenJournal(c.Audit.Dir, audit.Options{Log: logger})
 	if errors.Is(err, audit.ErrLocked) {
 		return withHint(err, "another worker runs with these settings: stop it first")
 	} else if err != nil {
 		return withHint(err, "audit.dir in %s names the directory", c.File)
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
-	runtime, err := makeRuntime(ctx, c, log)
+	runtime, err := makeRuntime(ctx, c, logger)
 	if err != nil {
 		return err
 	}
 	if err := runtime.Sweep(ctx); err != nil {
 		return withHint(fmt.Errorf("removing what an earlier worker left: %w", err), "hpcc-jail's log says more")
 	}
-	images, err := openWorkerImages(c, log)
+	images, err := openWorkerImages(c, logger)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 	pool, err := vm.NewPool(vm.PoolOptions{
 		Runtime: runtime, Spec: images.spec, MemoryMiB: s.MemoryMiB, VCPUs: s.VCPUs,
 		MachineMemoryMiB: s.MachineMemoryMiB, MachineVCPUs: s.MachineVCPUs, JobsPerVCPU: s.JobsPerVCPU,
-		Idle: s.Idle, Lifetime: s.Lifetime, Log: log,
+		Idle: s.Idle, Lifetime: s.Lifetime, Log: logger,
 	})
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 			MemoryBytes: c.Limits.Memory, Processes: c.Limits.Processes, FileBytes: c.Limits.File, DiskBytes: c.Limits.Disk,
 			StdioBytes: c.Limits.Stdio, Time: c.Limits.Time,
 		},
-		Metrics: metrics, Log: log,
+		Metrics: metrics, Log: logger,
 	})
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 		}
 		httpAddr = opt.HTTP.Addr().String()
 	}
-	log.LogAttrs(ctx, slog.LevelInfo, "worker", slog.String("name", c.Name), slog.String("version", ipc.Version),
+	logger.LogAttrs(ctx, slog.LevelInfo, "worker", slog.String("name", c.Name), slog.String("version", ipc.Version),
 		slog.String("listen", ln.Addr().String()), slog.String("http_listen", httpAddr), slog.String("tls_pin", pin().String()),
 		slog.String("runtime", runtime.Info().Name), slog.String("monitor", runtime.Info().Version))
 	ready(ln.Addr().String(), httpAddr)

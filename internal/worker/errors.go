@@ -62,7 +62,7 @@ func toStatus(err error) error {
 		source  *agentapi.SourceError
 	)
 	// Not status.FromError: it would find what a guest's connection ended with.
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // see above
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err
 	}
 	switch {

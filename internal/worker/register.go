@@ -99,7 +99,7 @@ func newRegistrar(s *Service, r Registration) (*registrar, error) {
 
 // run reports until ctx ends, and then once more: that the worker drains.
 func (r *registrar) run(ctx context.Context) {
-	defer r.conn.Close()
+	defer func() { _ = r.conn.Close() }() // no call is left
 	interval := firstInterval
 	for {
 		told, err := r.beat(ctx)
@@ -140,13 +140,13 @@ func (r *registrar) note(ctx context.Context, err error) {
 		r.last = time.Now()
 	}
 	r.mu.Unlock()
-	log := r.service.opt.Log
+	logger := r.service.opt.Log
 	switch {
 	case ctx.Err() != nil:
 	case err == nil && (before != nil || !ever):
-		log.Info("registered", "scheduler", r.Scheduler)
+		logger.Info("registered", "scheduler", r.Scheduler)
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		log.Warn("the scheduler does not answer; compiles go on with the keys that are known", "scheduler", r.Scheduler, "error", err)
+		logger.Warn("the scheduler does not answer; compiles go on with the keys that are known", "scheduler", r.Scheduler, "error", err)
 	}
 }
 
