@@ -144,7 +144,7 @@ func realWorker(t *testing.T, f *fleet, m *machine) *memoryLog {
 	}
 	cert, pin := certificate(t)
 	l := listen(t)
-	g := grpc.NewServer(append(s.ServerOptions(), grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}})))...)
+	g := grpc.NewServer(append(s.ServerOptions(), grpc.WaitForHandlers(true), grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}})))...)
 	workerv1.RegisterWorkerServiceServer(g, s)
 	var served sync.WaitGroup
 	served.Go(func() { _ = g.Serve(l) })

@@ -60,7 +60,7 @@ func TestRealScheduler(t *testing.T) {
 		t.Fatal(err)
 	}
 	workerCert, pin := certificate(t)
-	g := grpc.NewServer(append(service.ServerOptions(), grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{workerCert}})))...)
+	g := grpc.NewServer(append(service.ServerOptions(), grpc.WaitForHandlers(true), grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{workerCert}})))...)
 	workerv1.RegisterWorkerServiceServer(g, service)
 	running.Go(func() { _ = g.Serve(wl) })
 	t.Cleanup(func() { g.Stop(); service.Close() })
