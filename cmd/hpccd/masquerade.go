@@ -17,18 +17,32 @@ import (
 func (a *app) newMasquerade() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "masquerade DIR",
+		Use:   "masquerade DIR [NAME…]",
 		Short: "Make links to hpcc named after the compilers in PATH",
 		Long: `Masquerade fills DIR with links to hpcc, one for each compiler in PATH: gcc,
 g++, cc, c++, clang, clang++, and their versioned and cross names. With DIR
 first in PATH, a build that knows nothing of hpcc is cached. It prints the line
 that puts it there, for the shell to evaluate; everything else goes to stderr.
 
+Where there is no compiler, since workers compile, NAMEs say which there would
+be: the image has to know them. They are added to what PATH has.
+
 Run it again after installing a compiler. A file that is not a link is never
 replaced; a link that leads elsewhere only with --force.`,
 		Example: `  hpcc masquerade ~/.hpcc/bin
-  eval "$(hpcc masquerade ~/.hpcc/bin)" && ./configure && make`,
-		Args: oneArg("directory"),
+  eval "$(hpcc masquerade ~/.hpcc/bin)" && ./configure && make
+  hpcc masquerade ~/.hpcc/bin gcc g++ cc c++`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := oneArg("directory")(cmd, args[:min(len(args), 1)]); err != nil {
+				return err
+			}
+			for _, name := range args[1:] {
+				if _, _, ok := compiler.FamilyOf(name); !ok || name != filepath.Base(name) {
+					return usage{withHint(fmt.Errorf("%q is not the name of a compiler that hpcc knows", name), "such as gcc, g++-12 or aarch64-linux-gnu-gcc")}
+				}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			hpcc, err := besideSelf("hpcc")
 			if err != nil {
@@ -41,9 +55,12 @@ replaced; a link that leads elsewhere only with --force.`,
 			if strings.ContainsRune(dir, filepath.ListSeparator) {
 				return fmt.Errorf("%s: PATH cannot hold a directory with %q in its name", dir, filepath.ListSeparator)
 			}
-			names := compilersIn(filepath.SplitList(os.Getenv("PATH")), hpcc)
+			names := append(compilersIn(filepath.SplitList(os.Getenv("PATH")), hpcc), args[1:]...)
+			slices.Sort(names)
+			names = slices.Compact(names)
 			if len(names) == 0 {
-				return withHint(errors.New("no compiler found in PATH"), "install one, for instance gcc")
+				return withHint(errors.New("no compiler found in PATH"),
+					"install one, for instance gcc; or, where workers compile, name those of the image: %s gcc g++ cc c++", shellLine([]string{"hpcc", "masquerade", args[0]}))
 			}
 			made, err := masquerade(dir, hpcc, names, force)
 			if err != nil {
