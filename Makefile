@@ -3,7 +3,9 @@
 #   make setup     install what a fresh Debian 12 machine with Go lacks
 #   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail, bin/hpcc-agent
 #   make guest     kernel and initramfs of the virtual machine
-#   make demo      build a real program cold and warm, and explain a miss
+#   make demo      the whole chain from nothing: CA, scheduler, worker with Firecracker,
+#                  and two clients without a compiler, who build lua; KVM or not
+#   make demo-local  build a real program cold and warm, and explain a miss
 #   make demo-vm   one compile in a virtual machine, with timings, KVM or not
 #   make test      vet, unit tests, script tests, fuzz seeds, race detector
 #   make e2e       redis, sqlite3, Linux and others through hpcc, against the plain
@@ -102,12 +104,16 @@ fuzz:
 	done
 
 .PHONY: demo
-demo: setup build
+demo: setup build guest
+	@go run ./test/lab/demo bin
+
+.PHONY: demo-local
+demo-local: setup build
 	@scripts/demo
 
 .PHONY: demo-vm
 demo-vm: setup build guest
-	@go run ./test/lab/demo bin/hpcc-agent
+	@go run ./test/lab/demo -machine bin
 
 .PHONY: bench
 bench: setup build

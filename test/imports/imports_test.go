@@ -97,7 +97,8 @@ const graph = `
 	test/lab:             guest internal/atomicfile test/lab/wire
 	test/lab/run:         test/lab
 	test/lab/demo/machine: internal/agentapi internal/digest internal/rootfs internal/vm internal/vm/firecracker
-	test/lab/demo:        internal/rootfs test/images test/lab
+	test/lab/demo/chain:
+	test/lab/demo:        guest internal/digest internal/rootfs test/images test/lab
 	test/script:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
 `

@@ -1,13 +1,21 @@
 //go:build linux
 
-// Demo shows the machine at work, on any Linux machine (make demo-vm): it makes
-// an image with gcc and a guest kit, boots them in Firecracker under its jailer,
-// compiles a C program there, and shows that the machine has no network.
+// Demo shows hpcc at work on any Linux machine.
 //
-//	go run ./test/lab/demo [-distribution] AGENT
+//	go run ./test/lab/demo BIN [UNIT…]
 //
-// AGENT is hpcc-agent; with -distribution the kernel is Debian's own. What
-// happens where Firecracker works is test/lab/demo/machine.
+// is make demo: scheduler, worker and clients, from nothing (chain.go). BIN has
+// hpcc's programs; UNITs are the sources of lua to build, all by default.
+//
+//	go run ./test/lab/demo -machine [-distribution] BIN
+//
+// is make demo-vm, the machine alone: it makes an image with gcc and a guest kit,
+// boots them in Firecracker under its jailer, compiles a C program there, and
+// shows that the machine has no network. With -distribution the kernel is Debian's
+// own.
+//
+// What happens where Firecracker works is test/lab/demo/chain and
+// test/lab/demo/machine.
 package main
 
 import (
@@ -30,7 +38,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := demo(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -38,24 +46,33 @@ func main() {
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
 
-func run(ctx context.Context) error {
+func demo(ctx context.Context) error {
+	machine := flag.Bool("machine", false, "show the machine alone")
 	distribution := flag.Bool("distribution", false, "boot Debian's kernel instead of hpcc's")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		return errors.New("which agent? make demo-vm says it")
+	if flag.NArg() == 0 {
+		return errors.New("where are hpcc's programs? make demo says it")
 	}
 	dir, err := os.MkdirTemp("", "hpcc-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	bin := flag.Arg(0)
+	if *machine {
+		return vm(ctx, dir, filepath.Join(bin, "hpcc-agent"), *distribution)
+	}
+	return chain(ctx, dir, bin, flag.Args()[1:])
+}
 
+// vm shows a machine with the agent.
+func vm(ctx context.Context, dir, agent string, distribution bool) error {
 	say("1. Guest kit: a kernel, hpcc-agent as its first process")
 	makeKit := lab.Kit
-	if *distribution {
+	if distribution {
 		makeKit = lab.DistributionKit
 	}
-	kit, err := makeKit(ctx, flag.Arg(0))
+	kit, err := makeKit(ctx, agent)
 	if err != nil {
 		return err
 	}
@@ -94,19 +111,25 @@ func run(ctx context.Context) error {
 		return err
 	}
 	say("3. A place where Firecracker works")
-	r, err := lab.Run(ctx, lab.Job{
-		Program: machine, Stdout: os.Stdout, Stderr: os.Stderr,
+	return run(ctx, lab.Job{
+		Program: machine,
 		Files: map[string]string{
 			"firecracker": firecracker, "jailer": jailer, "hpcc-jail": helper,
 			"vmlinux": kit.Kernel, "initrd": kit.Initrd, "root.img": root.Path, "spec.json": specFile,
 		},
-		Log: func(line string) { say("   %s", line) },
 	})
+}
+
+// run runs the part of a demo that is where Firecracker works.
+func run(ctx context.Context, job lab.Job) error {
+	job.Stdout, job.Stderr = os.Stdout, os.Stderr
+	job.Log = func(line string) { say("   %s", line) }
+	r, err := lab.Run(ctx, job)
 	if err != nil {
 		return err
 	}
 	if r.Status != 0 {
-		return fmt.Errorf("the machine's program ended with status %d", r.Status)
+		return fmt.Errorf("the part in the %s ended with status %d", r.Environment, r.Status)
 	}
 	say("Done in the %s. Nothing is left running.", r.Environment)
 	return nil
