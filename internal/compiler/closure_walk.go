@@ -93,7 +93,7 @@ func (c *closer) child(d *dirNode, name string) node {
 	}
 	var n node
 	p := d.path + "/" + name
-	what := NodeMissing
+	var what NodeKind
 	switch {
 	case listed && kind == Regular:
 		what = NodeFile

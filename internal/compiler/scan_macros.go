@@ -55,8 +55,6 @@ func (s *scanner) headerMacro(name []byte, at int) {
 		if end == len(src) || src[end] == '\n' || bytes.HasPrefix(src[end:], []byte("//")) {
 			s.addMacro(name, header, angle)
 		}
-	default:
-		s.wordMacro(name, at)
 	case '(':
 		// Parameters for a macro that includes.
 		text, _ := s.shortLine(at, 8*maxWordMacro)
@@ -76,6 +74,8 @@ func (s *scanner) headerMacro(name []byte, at int) {
 			s.addMacro(name, text[i+1:i+1+end], closing == '>')
 			text = text[i+end+2:]
 		}
+	default:
+		s.wordMacro(name, at)
 	}
 }
 

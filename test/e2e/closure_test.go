@@ -180,7 +180,7 @@ func testClosures(t *testing.T, tr *tree, calls []call) {
 		inv, closure := g.guess(t, root, c, memo)
 		if every := dropEvery(tr.source); inv != nil && i%every == every/2 {
 			dropped++
-			testDropped(t, root, c, inv, closure)
+			testDropped(t, root, c, closure)
 		}
 	}
 	g.report(t, 0)
@@ -202,7 +202,7 @@ func dropEvery(source string) int {
 // testDropped compiles a unit in a stand-in for a machine, without each of the
 // files that were guessed in turn: what the record of look-ups leads to must be
 // the object of the whole guess.
-func testDropped(t *testing.T, root string, c call, inv *compiler.Invocation, closure *compiler.Closure) {
+func testDropped(t *testing.T, root string, c call, closure *compiler.Closure) {
 	t.Helper()
 	dir := t.TempDir()
 	there, out := filepath.Join(dir, "src"), filepath.Join(dir, "out")

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"hpcc.dev/hpcc/test/strace"
 )
@@ -43,8 +44,10 @@ func (t Tree) add(here, path string, follow bool, links int) error {
 		done = strings.TrimPrefix(filepath.Join(done, part), "/")
 		info, err := os.Lstat(here + "/" + done)
 		switch {
-		case err != nil:
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 			return nil
+		case err != nil:
+			return err
 		case info.Mode()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(here + "/" + done)
 			if err != nil {
