@@ -145,7 +145,7 @@ chroot /mnt/r /usr/bin/env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 TZ=UTC ${SOURCE_
 		if err != nil {
 			t.Fatalf("%q: %v", c.args, err)
 		}
-		fmt.Fprintf(&commands, "cd /hpcc/src/%s; PWD=/hpcc/src/%s %s 2>/dev/null; mv /hpcc/out/object /hpcc/results/%d\n", c.dir, strings.TrimSuffix(c.dir, "."), strings.TrimSpace(string(out)), i)
+		fmt.Fprintf(&commands, "cd %s; %s 2>/dev/null; mv /hpcc/out/object /hpcc/results/%d\n", filepath.Join("/hpcc/src", c.dir), strings.TrimSpace(string(out)), i)
 	}
 	if err := os.WriteFile(filepath.Join(results, "commands"), []byte(commands.String()), 0o644); err != nil {
 		t.Fatal(err)
@@ -164,26 +164,48 @@ func build(t *testing.T, cl *Client, dir string, args ...string) {
 
 func tailOf(out []byte) []byte { return out[max(0, len(out)-3000):] }
 
-// TestChain builds redis on workers: each object must be what the image's
+// TestChain builds programs on workers: each object must be what the image's
 // compiler makes by hand with the command that hpcc shows, and a second checkout,
 // a second client and a second worker need no compile.
 func TestChain(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // redis stamps its build with the time
+	for _, p := range []program{
+		{"redis", "", []string{"-C", "src", "-j4", "MALLOC=libc", "USE_SYSTEMD=no", "redis-server"}, 130},
+		// Without optimisation, which takes most of the time and changes nothing here.
+		{"yaml-cpp", "objects := $(patsubst %.cpp,%.o,$(wildcard src/*.cpp))\nall: $(objects)\n%.o: %.cpp\n\tg++ -std=gnu++11 -g -Iinclude -MMD -c $< -o $@\n",
+			[]string{"-j4"}, 25},
+	} {
+		t.Run(p.source, func(t *testing.T) { testProgram(t, p) })
+	}
+}
+
+// program is one that workers compile.
+type program struct {
+	source   string // of Debian
+	makefile string // in its place, "" for its own
+	args     []string
+	objects  int // at least
+}
+
+func testProgram(t *testing.T, p program) {
 	c := startChain(t, 2, "one", "two", "three")
-	src := filepath.Join(t.TempDir(), "redis")
-	if out, err := exec.Command("../../scripts/fetch-source", "redis", src).CombinedOutput(); err != nil {
+	src := filepath.Join(t.TempDir(), "source")
+	if out, err := exec.Command("../../scripts/fetch-source", p.source, src).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	target := []string{"-C", "src", "-j4", "MALLOC=libc", "USE_SYSTEMD=no", "redis-server"}
-
+	if p.makefile != "" {
+		if err := os.WriteFile(filepath.Join(src, "Makefile"), []byte(p.makefile), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Its links are made by this machine's linker; nothing else may be.
 	one := newClient(t, c, "one", ClientOptions{Compilers: true, Settings: `fallback = "fail"`})
 	dir := checkout(t, src)
-	build(t, one, dir, target...)
+	build(t, one, dir, p.args...)
 	all := compiledIn(t, one, dir)
 	s, ran := statsOf(t, one), jobs(t, c, 2)
 	t.Logf("first build: %d compiles, %+v, %d jobs", len(all), s, ran)
-	if len(all) < 100 || s.Misses+s.HitsDirect+s.HitsRemote != len(all) || s.Errors != 0 || ran < s.Misses {
+	if len(all) < p.objects || s.Misses+s.HitsDirect+s.HitsRemote != len(all) || s.Errors != 0 || ran < s.Misses {
 		t.Errorf("%d compiles, %+v, %d jobs", len(all), s, ran)
 	}
 	objects := map[string][]byte{}
@@ -193,7 +215,7 @@ func TestChain(t *testing.T) {
 		objects[o.object] = b
 		return os.IsNotExist(err)
 	})
-	if len(all) < 130 {
+	if len(all) < p.objects {
 		t.Fatalf("%d objects", len(all))
 	}
 	for i := range 2 {
