@@ -12,7 +12,7 @@
 #                  compiler and what strace saw of it
 #   make soak      the same in the counts that find rare faults
 #   make fuzz      every fuzz target for FUZZTIME (10m), one after the other
-#   make bench     ratios against ccache, sccache and zccache -> docs/performance.md
+#   make bench     ratios against ccache, sccache, zccache and distcc -> docs/performance.md
 #   make lint      golangci-lint
 #   make generate  protobuf code from proto/
 

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -72,6 +73,44 @@ type Worker struct {
 	hurry   chan struct{}
 	once    sync.Once
 	err     error
+	traffic
+}
+
+// traffic counts what crosses the sockets that a worker has accepted: with TLS,
+// and without what TCP and IP put around it.
+type traffic struct{ in, out atomic.Int64 }
+
+// Traffic is how many bytes came to the worker so far, and how many it sent.
+func (t *traffic) Traffic() (in, out int64) { return t.in.Load(), t.out.Load() }
+
+type listener struct {
+	net.Listener
+	*traffic
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return conn{c, l.traffic}, nil
+}
+
+type conn struct {
+	net.Conn
+	*traffic
+}
+
+func (c conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.in.Add(int64(n))
+	return n, err
+}
+
+func (c conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.out.Add(int64(n))
+	return n, err
 }
 
 // Start starts scheduler and workers, and returns once clients can be served.
@@ -241,7 +280,7 @@ func (c *Chain) startWorker(ctx context.Context, name string) (*Worker, error) {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	go func() {
-		w.done <- w.service.Serve(serve, ln, worker.ServeOptions{TLS: cert, DrainTime: 10 * time.Second, Hurry: w.hurry, Registration: worker.Registration{
+		w.done <- w.service.Serve(serve, listener{ln, &w.traffic}, worker.ServeOptions{TLS: cert, DrainTime: 10 * time.Second, Hurry: w.hurry, Registration: worker.Registration{
 			Scheduler: c.address, TLS: scheduler, Credential: func() (string, error) { return c.secrets[name], nil },
 			Advertise: ln.Addr().String(), Platform: "linux/amd64", Pin: pin,
 			Images: func() ([]string, error) { return []string{Image}, nil }, Keys: verifier.Update,

@@ -101,6 +101,7 @@ const graph = `
 	test/lab/demo:        guest internal/digest internal/rootfs test/images test/lab
 	test/script:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
+	bench/remote:         internal/audit test/chain
 `
 
 // owners names, for each heavy library, the packages that may import it (one,

@@ -1,0 +1,148 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"hpcc.dev/hpcc/test/chain"
+)
+
+// redisSource copies redis to the project, and says where it is there.
+func (b *bench) redisSource(ctx context.Context) (string, error) {
+	const dir = "redis"
+	if _, err := os.Stat(filepath.Join(b.work, dir)); err == nil {
+		return dir, nil
+	}
+	if *source == "" {
+		return "", fmt.Errorf("-redis names no source")
+	}
+	if out, err := exec.CommandContext(ctx, "cp", "-a", *source, filepath.Join(b.work, dir)).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, os.WriteFile(filepath.Join(b.work, dir, "src/release.h"),
+		[]byte("#define REDIS_GIT_SHA1 \"00000000\"\n#define REDIS_GIT_DIRTY \"0\"\n#define REDIS_BUILD_ID \"bench\"\n"), 0o644)
+}
+
+// redisFlags are those that redis' own makefile uses, with the system's allocator.
+func redisFlags(dir string) []string {
+	flags := []string{"-std=c11", "-O2", "-Wall", "-D_REENTRANT", "-DREDIS_STATIC="}
+	for _, d := range []string{"hiredis", "linenoise", "lua/src", "hdr_histogram"} {
+		flags = append(flags, "-I"+dir+"/deps/"+d)
+	}
+	return flags
+}
+
+// redis builds redis' C files, all new to everybody, by each in turn.
+func (b *bench) redis(ctx context.Context) error {
+	dir, err := b.redisSource(ctx)
+	if err != nil {
+		return err
+	}
+	paths, err := filepath.Glob(filepath.Join(b.work, dir, "src/*.c"))
+	if err != nil {
+		return err
+	}
+	three, err := b.client(ctx, "three", chain.ClientOptions{Compilers: true, Settings: `fallback = "fail"`})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = three.Stop() }()
+	var units []string
+	for _, p := range paths {
+		if strings.HasPrefix(filepath.Base(p), "variant-") {
+			continue
+		}
+		rel, _ := filepath.Rel(b.work, p)
+		units = append(units, rel)
+	}
+	if *files > 0 {
+		units = units[:min(*files, len(units))]
+	}
+	type way struct {
+		name    string
+		jobs    int
+		command func(args ...string) *exec.Cmd
+		took    series
+	}
+	plain := func(args ...string) *exec.Cmd {
+		cmd := exec.Command("/usr/bin/gcc", args...)
+		cmd.Dir, cmd.Env = b.work, plainEnv()
+		return cmd
+	}
+	peer := func(pump bool) func(args ...string) *exec.Cmd {
+		return func(args ...string) *exec.Cmd {
+			cmd := b.peer.command(b.peer.server, pump, append([]string{"gcc"}, args...)...)
+			cmd.Dir = b.work
+			return cmd
+		}
+	}
+	ways := []*way{
+		{name: "plain", jobs: 2, command: plain},
+		{name: "through a worker", jobs: 4, command: func(args ...string) *exec.Cmd { return b.through(three, "gcc", args...) }},
+		{name: "distcc", jobs: 4, command: peer(false)},
+	}
+	if b.peer.pump != "" {
+		ways = append(ways, &way{name: "distcc, pump", jobs: 4, command: peer(true)})
+	}
+	for i := range *repeats {
+		for _, w := range ways {
+			began := time.Now()
+			err := parallel(ctx, w.jobs, len(units), func(k int) error {
+				// Another macro each time, so that it is a miss.
+				args := append(redisFlags(dir), fmt.Sprintf("-DHPCC_BENCH=%d", i), "-c", units[k], "-o", fmt.Sprintf("%s.%d.o", units[k], i))
+				_, err := timed(w.command(args...))
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("redis, %s: %w", w.name, err)
+			}
+			w.took = append(w.took, time.Since(began))
+			if *verbose {
+				fmt.Fprintln(os.Stderr, w.name, w.took[i])
+			}
+		}
+	}
+	s, err := three.Stats()
+	if err != nil {
+		return err
+	}
+	if s.Misses != len(units)**repeats {
+		return fmt.Errorf("%d compiles of redis were %d misses", len(units)**repeats, s.Misses)
+	}
+	fmt.Printf("| redis, %d C files, %d times | seconds, median (least) | ratio to plain, of the least |\n|---|---|---|\n", len(units), *repeats)
+	for _, w := range ways {
+		fmt.Printf("| %s, -j%d | %.1f (%.1f) | %s |\n", w.name, w.jobs, w.took.median().Seconds(), w.took.least().Seconds(), ratio(w.took.least(), ways[0].took.least()))
+	}
+	return nil
+}
+
+// parallel calls f for 0 to n-1, as many at once, and returns one of the errors.
+func parallel(ctx context.Context, jobs, n int, f func(int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	work := make(chan int)
+	var all sync.WaitGroup
+	for range jobs {
+		all.Go(func() {
+			for i := range work {
+				if err := f(i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := 0; i < n && ctx.Err() == nil; i++ {
+		work <- i
+	}
+	close(work)
+	all.Wait()
+	return context.Cause(ctx)
+}
