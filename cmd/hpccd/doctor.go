@@ -113,7 +113,7 @@ func (d *doctor) examine() {
 		check func()
 	}{
 		{"programs", d.programs}, {"settings", d.settings}, {"daemon", d.daemon}, {"cache", d.cache},
-		{"environment", d.environment}, {"links", d.links}, {"compilers", d.compilers}, {"a compile", d.selfTest},
+		{"workers", d.workers}, {"environment", d.environment}, {"links", d.links}, {"compilers", d.compilers}, {"a compile", d.selfTest},
 	} {
 		if d.progress != nil {
 			fmt.Fprintf(d.progress, "\rhpcc: looking at %-20s\r", part.what)

@@ -5,6 +5,7 @@ package chain
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -259,5 +260,39 @@ func TestWorkersAway(t *testing.T) {
 			}
 		}
 		t.Logf("%s: 5 compiles in %s", x.client, time.Since(began))
+	}
+}
+
+// TestDoctor asks scheduler and worker, and says what is wrong with them.
+func TestDoctor(t *testing.T) {
+	c := startChain(t, 1, "one")
+	cl := newClient(t, c, "one", ClientOptions{})
+	workers := func() string {
+		out, _ := cl.Hpcc("doctor", "--json").Output()
+		var all struct {
+			Findings []struct{ Check, Level, Text string }
+		}
+		if err := json.Unmarshal(out, &all); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, f := range all.Findings {
+			if f.Check == "workers" {
+				return f.Level + ": " + f.Text
+			}
+		}
+		return "nothing"
+	}
+	if says := workers(); !strings.HasPrefix(says, "ok: ") {
+		t.Error(says)
+	}
+	if err := os.WriteFile(cl.Dir+"/credential", []byte("hpcc_"+strings.Repeat("A", 43)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if says := workers(); !strings.HasPrefix(says, "fail: ") || !strings.Contains(says, "credential") {
+		t.Error(says)
+	}
+	c.KillScheduler()
+	if says := workers(); !strings.HasPrefix(says, "warn: ") {
+		t.Error(says)
 	}
 }
