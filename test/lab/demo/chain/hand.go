@@ -3,9 +3,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // hands is how many objects are made by hand, too.
@@ -74,4 +80,52 @@ func (s *site) link(c *client, objects map[string]string) error {
 		return fmt.Errorf("lua says %q", text)
 	}
 	return nil
+}
+
+// chroot is where the image's programs run without hpcc.
+const chroot = "/mnt/chroot"
+
+// unpack makes the image's files a place to work in: they are not written to.
+func (s *site) unpack() error {
+	img := filepath.Join(worked, "images", strings.TrimPrefix(s.image, "sha256:")+".img")
+	for _, dir := range []string{"/mnt/image", "/mnt/over", chroot} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("tmpfs", "/mnt/over", "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/mnt/over/upper", "/mnt/over/work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if _, err := s.run(root, "/", nil, "mount", "-t", "ext4", "-o", "ro,loop", img, "/mnt/image"); err != nil {
+		return err
+	}
+	if err := unix.Mount("overlay", chroot, "overlay", 0, "lowerdir=/mnt/image,upperdir=/mnt/over/upper,workdir=/mnt/over/work"); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/hpcc/out", "/tmp", "/dev"} {
+		if err := os.MkdirAll(chroot+dir, 0o777); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mknod(chroot+"/dev/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	_, err := s.run(root, "/", nil, "cp", "-r", "/data/lua", chroot+"/hpcc/src")
+	return err
+}
+
+// inImage runs a command of the image's in dir, in its shell.
+func (s *site) inImage(dir, command string) (string, error) {
+	cmd := s.command(root, dir, []string{"PATH=/usr/bin:/bin", "HOME=/", "TZ=UTC"}, "/bin/dash", "-c", command)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: chroot}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("in the image: %s: %w\n%s", command, err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

@@ -87,7 +87,7 @@ func (s *site) chain() error {
 	}
 
 	first, second := clients[0], clients[1]
-	say("5. alice has no compiler: links named gcc lead to hpcc")
+	say("5. alice has no compiler, and links named gcc, g++, cc and c++: hpcc masquerade")
 	if err := noCompiler(); err != nil {
 		return err
 	}
@@ -185,19 +185,16 @@ func (s *site) serve() error {
 
 // prepare makes a client's links and checkout, and starts the daemon.
 func (s *site) prepare(c *client) error {
-	links := c.home() + "/links"
-	if err := errors.Join(os.MkdirAll(links, 0o755), os.MkdirAll(filepath.Dir(c.project), 0o755)); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.project), 0o755); err != nil {
 		return err
-	}
-	for _, name := range []string{"gcc", "g++", "cc", "c++"} {
-		if err := os.Symlink(hpcc, links+"/"+name); err != nil {
-			return err
-		}
 	}
 	if _, err := s.run(root, "/", nil, "cp", "-r", "/data/lua", c.project); err != nil {
 		return err
 	}
 	if err := give(c.user, c.home()); err != nil {
+		return err
+	}
+	if _, err := s.run(c.user, "/", c.env(), hpcc, "masquerade", c.home()+"/links", "gcc", "g++", "cc", "c++"); err != nil {
 		return err
 	}
 	err := s.start(c.user, "daemon of "+c.name, "answering on", c.env(), hpcc, "start")
@@ -240,6 +237,20 @@ func (s *site) build(c *client) (time.Duration, error) {
 		argv = append(argv, u+".o")
 	}
 	began := time.Now()
+	ctx, done := context.WithCancel(s.ctx)
+	go func() {
+		for tick := time.NewTicker(30 * time.Second); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				made, _ := filepath.Glob(c.sources() + "/*.o")
+				say("     %d objects after %.0f s", len(made), time.Since(began).Seconds())
+			}
+		}
+	}()
+	defer done()
 	_, err := s.run(c.user, c.project, c.env(), argv...)
 	return time.Since(began), err
 }
