@@ -137,6 +137,12 @@ var wired = services{
 		if err != nil {
 			return err
 		}
+		stop, err := serveMetrics(c, engine, log)
+		if err != nil {
+			engine.Close()
+			return err
+		}
+		defer stop()
 		err = daemon.Serve(ctx, engine, daemon.ServerOptions{
 			ConfigDir: c.Dir, Port: c.Daemon.Port, Socket: c.Daemon.Socket, Log: log,
 		}, func(e ipc.Endpoint) { ready(e.Socket) })

@@ -111,6 +111,9 @@ type Config struct {
 		// Socket is the path of the daemon's Unix socket, absolute; "" lets
 		// the daemon choose.
 		Socket string
+		// MetricsListen is the host:port where metrics are served, by HTTP; ""
+		// for nowhere.
+		MetricsListen string
 	}
 	Reproducible struct {
 		// Enabled maps project roots to a fixed path and seeds names, so
@@ -218,6 +221,8 @@ func (c *Config) keys() []key {
 			"loopback TCP port of the daemon; 0 lets the system choose"),
 		pathKey("daemon.socket", "HPCC_DAEMON_SOCKET", &c.Daemon.Socket,
 			"Unix socket of the daemon; empty lets the daemon choose"),
+		textKey("daemon.metrics_listen", "HPCC_DAEMON_METRICS_LISTEN", &c.Daemon.MetricsListen, checkListen,
+			"address of /metrics for Prometheus, by HTTP, such as 127.0.0.1:7521; empty for none"),
 		boolKey("reproducible.enabled", "HPCC_REPRODUCIBLE_ENABLED", &c.Reproducible.Enabled,
 			"make objects independent of the directory they are built in; on by default where there is a scheduler"),
 		listKey("reproducible.roots", "HPCC_ROOT", &c.Reproducible.Roots, string(os.PathListSeparator), root,

@@ -63,6 +63,7 @@ max_size = "512MiB"
 [daemon]
 port = 4000
 socket = "/run/hpcc.sock"
+metrics_listen = "127.0.0.1:7521"
 
 [reproducible]
 enabled = true
@@ -92,7 +93,7 @@ func TestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Cache.Dir != "/file/cache" || c.Cache.MaxSize != 512<<20 || c.Daemon.Port != 4000 ||
-		c.Daemon.Socket != "/run/hpcc.sock" || !c.Reproducible.Enabled ||
+		c.Daemon.Socket != "/run/hpcc.sock" || c.Daemon.MetricsListen != "127.0.0.1:7521" || !c.Reproducible.Enabled ||
 		!reflect.DeepEqual(c.Reproducible.Roots, []string{"/src", "/build"}) ||
 		c.Reproducible.DateTime != DateTimePin || c.Verify != 0.25 || !c.Disable ||
 		c.StatsLog != "/var/log/hpcc.json" || !c.Paranoid || c.Log.Level != slog.LevelDebug || c.Log.Format != "json" {
@@ -123,7 +124,7 @@ func TestFile(t *testing.T) {
 func TestEnvironmentWins(t *testing.T) {
 	env := map[string]string{
 		"HPCC_CACHE_DIR": "/env/cache", "HPCC_CACHE_MAX_SIZE": "3GB",
-		"HPCC_DAEMON_PORT": "5000", "HPCC_DAEMON_SOCKET": "/env/sock",
+		"HPCC_DAEMON_PORT": "5000", "HPCC_DAEMON_SOCKET": "/env/sock", "HPCC_DAEMON_METRICS_LISTEN": "localhost:1",
 		"HPCC_REPRODUCIBLE_ENABLED": "off", "HPCC_ROOT": "/env/a:/env/b",
 		"HPCC_REPRODUCIBLE_DATE_TIME": "allow", "HPCC_VERIFY": "1",
 		"HPCC_DISABLE": "0", "HPCC_STATS_LOG": "/env/log",
@@ -135,7 +136,7 @@ func TestEnvironmentWins(t *testing.T) {
 	}
 	want := map[string]string{
 		"cache.dir": "/env/cache", "cache.max_size": "3GB", "daemon.port": "5000",
-		"daemon.socket": "/env/sock", "reproducible.enabled": "false",
+		"daemon.socket": "/env/sock", "daemon.metrics_listen": "localhost:1", "reproducible.enabled": "false",
 		"reproducible.roots": "/env/a:/env/b", "reproducible.date_time": "allow",
 		"verify": "1", "disable": "false", "stats_log": "/env/log",
 		"log.level": "error", "log.format": "text",

@@ -306,6 +306,12 @@ func readCounters(path string) (*Stats, error) {
 	return c, nil
 }
 
+// Stats are the counters of the engine's cache as they are now.
+func (e *Engine) Stats() (*Stats, error) {
+	e.stats.flush()
+	return ReadStats(e.cache)
+}
+
 // ReadStats reads the counters and the usage of a cache. What a running
 // daemon counted in the last second is missing unless it was drained first.
 func ReadStats(c *cache.Disk) (*Stats, error) {

@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -294,5 +296,41 @@ func TestDoctor(t *testing.T) {
 	c.KillScheduler()
 	if says := workers(); !strings.HasPrefix(says, "warn: ") {
 		t.Error(says)
+	}
+}
+
+// TestDaemonMetrics: the daemon serves its counters, if it is asked to.
+func TestDaemonMetrics(t *testing.T) {
+	c := startChain(t, 1, "one")
+	address, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl := newClient(t, c, "one", ClientOptions{Top: fmt.Sprintf("[daemon]\nmetrics_listen = %q", address)})
+	dir := filepath.Join(t.TempDir(), "project")
+	if err := os.MkdirAll(filepath.Join(dir, ".git"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a.c"), []byte("int a;\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if out, err := cl.Command(dir, "gcc", "-c", "a.c").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	r, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`hpcc_compiles_total{outcome="miss"} 1`, `hpcc_compiles_total{outcome="hit-direct"} 1`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
 	}
 }
