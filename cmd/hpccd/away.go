@@ -39,7 +39,7 @@ func openAway(c *config.Config, log *slog.Logger) (*daemon.Away, error) {
 	}
 	return &daemon.Away{
 		Worker: client, Image: r.Image, Fallback: daemon.Fallback(r.Fallback), LocalJobs: r.LocalJobs,
-		Timeout: r.Timeout, Paranoid: c.Paranoid,
+		Timeout: r.Timeout, Paranoid: c.Paranoid, Preprocess: r.Mode == config.ModePreprocessed,
 	}, nil
 }
 

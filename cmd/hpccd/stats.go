@@ -74,6 +74,12 @@ func (a *app) printStats(s *daemon.Stats) error {
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("  "+reason, strconv.FormatInt(s.Uncacheable[reason], 10), daemon.DescribeReason(reason))
 	}
+	if len(s.NotPreprocessed) > 0 {
+		t.row("sent as files, not preprocessed", "")
+	}
+	for _, reason := range byCount(s.NotPreprocessed) {
+		t.row("  "+reason, strconv.FormatInt(s.NotPreprocessed[reason], 10), daemon.DescribeReason(reason))
+	}
 	if s.Errors > 0 {
 		count("errors", s.Errors)
 	}
@@ -118,6 +124,9 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 	t.row("compile_seconds_saved", strconv.FormatFloat(s.CompileSecondsSaved, 'f', 3, 64))
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("uncacheable."+reason, strconv.FormatInt(s.Uncacheable[reason], 10))
+	}
+	for _, reason := range byCount(s.NotPreprocessed) {
+		t.row("not_preprocessed."+reason, strconv.FormatInt(s.NotPreprocessed[reason], 10))
 	}
 	for _, reason := range byCount(s.Verify.Skipped) {
 		t.row("verify.skipped."+reason, strconv.FormatInt(s.Verify.Skipped[reason], 10))

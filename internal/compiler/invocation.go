@@ -201,6 +201,11 @@ type Invocation struct {
 	colour string
 	// listing is true with the assembler's -a, to a file or to stdout.
 	listing bool
+	// textOption is an option that does something else to preprocessed text, ""
+	// without any, and indentation what is said of gcc's
+	// -Wmisleading-indentation.
+	textOption  string
+	indentation warning
 	// parsed is the classified command line, in order; KeyArgs, RunArgs and
 	// PreprocessArgs are written from it.
 	parsed []parsedArg

@@ -101,7 +101,12 @@ const (
 	setColour
 	addDefine
 	addSysroot
-	addPrefix // where the driver looks for programs of its own
+	addPrefix     // where the driver looks for programs of its own
+	setTextOption // does something else to text that is preprocessed already
+	setAllWarnings
+	setNoWarnings
+	setIndentation // -Wmisleading-indentation
+	setNoIndentation
 	// cl's.
 	setObjectFile // setOutput, and coverage notes go beside it
 	setAllC       // each source is C

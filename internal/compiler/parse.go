@@ -330,6 +330,15 @@ func (p *parser) apply(o namedOption, value string) {
 		if inv.colour = value; value == "" {
 			inv.colour = o.name
 		}
+	case setTextOption:
+		inv.textOption = o.spell(value)
+	case setAllWarnings:
+		inv.indentation.group = true
+	case setNoWarnings:
+		inv.indentation.none = true
+	case setIndentation, setNoIndentation:
+		inv.indentation.on = o.does == setIndentation
+		inv.indentation.off = !inv.indentation.on
 	default:
 		p.applyMSVC(o.does, value)
 	}

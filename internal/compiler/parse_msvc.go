@@ -23,7 +23,7 @@ func followed(does effect) bool {
 	case noEffect, refused, setDepAll, setDepFile, addDepTarget, addDepTargetQuoted, setDepPhony,
 		addQuoteDir, addAngleDir, addSystemDir, addAfterDir, addForced, addMacros, addReadFile, setDebug,
 		setCodeView, setTarget, setStackSearch, setCoverage, setProfileArcs, setLTO, setNoLTO, setMachine, setRandomSeed,
-		setColour, addDefine, addSysroot:
+		setColour, addDefine, addSysroot, setTextOption, setAllWarnings, setNoWarnings, setIndentation, setNoIndentation:
 		return true
 	}
 	return false

@@ -76,8 +76,8 @@ type Remote struct {
 	// LocalJobs is how many compilers local fallback runs at a time at most;
 	// always positive.
 	LocalJobs int
-	// Race compiles locally too where a worker takes long, and takes what is
-	// ready first.
+	// Race would compile locally too where a worker takes long, and take what is
+	// ready first. It is not supported yet, and refused.
 	Race bool
 	// Timeout bounds a remote compile, queueing included, before the fallback.
 	Timeout time.Duration
@@ -205,6 +205,8 @@ func (c *Config) finish() error {
 		return errors.New("no cache directory: set HPCC_CACHE_DIR or cache.dir in " + c.File)
 	case r.Enabled() && r.Image == "":
 		return errors.New("remote.scheduler is set, but no image that compiles: set remote.image in " + c.File + " or HPCC_REMOTE_IMAGE (hpcc image build shows an image's digest)")
+	case r.Race:
+		return errors.New("remote.race is not supported yet: compiles are made on a worker, or here by remote.fallback; remove it from " + c.File + " and HPCC_REMOTE_RACE from the environment")
 	case c.Paranoid && !r.Enabled():
 		return errors.New("paranoid keeps no results here, so that compiles need workers: set remote.scheduler in " + c.File)
 	}
@@ -251,7 +253,7 @@ func (c *Config) keys() []key {
 		intKey("remote.local_jobs", "HPCC_REMOTE_LOCAL_JOBS", &r.LocalJobs, 1, 4096, "a number",
 			"compilers that fallback runs at a time; by default as many as there are processors"),
 		boolKey("remote.race", "HPCC_REMOTE_RACE", &r.Race,
-			"compile locally as well where a worker takes long"),
+			"compile locally as well where a worker takes long; not supported yet"),
 		durationKey("remote.timeout", "HPCC_REMOTE_TIMEOUT", &r.Timeout, time.Second, 24*time.Hour,
 			"longest that a remote compile may take, waiting included"),
 		boolKey("paranoid", "HPCC_PARANOID", &c.Paranoid,

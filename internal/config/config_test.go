@@ -79,7 +79,7 @@ platform = "linux/riscv64"
 mode = "preprocessed"
 fallback = "any"
 local_jobs = 3
-race = true
+race = false
 timeout = "90s"
 
 [log]
@@ -102,7 +102,7 @@ func TestFile(t *testing.T) {
 	wantRemote := Remote{
 		Scheduler: "build.example.com:7500", CA: "/etc/ca.pem", CredentialFile: "/etc/credential",
 		Image: image, ImageName: "registry.example.com/gcc@" + image, Platform: "linux/riscv64", Mode: ModePreprocessed, Fallback: FallbackAny,
-		LocalJobs: 3, Race: true, Timeout: 90 * time.Second,
+		LocalJobs: 3, Timeout: 90 * time.Second,
 	}
 	if c.Remote != wantRemote {
 		t.Errorf("remote: got %+v, want %+v", c.Remote, wantRemote)

@@ -252,6 +252,10 @@ func TestReproducibleByDefault(t *testing.T) {
 			t.Errorf("%q: %v, %v", tt.text, c, err)
 		}
 	}
+	// What is asked for and not there is said.
+	if _, err := loadText(t, remote+"race = true\n", nil); err == nil || !strings.Contains(err.Error(), "remote.race is not supported yet") {
+		t.Errorf("race: %v", err)
+	}
 	c, err := loadText(t, remote, nil)
 	if err != nil {
 		t.Fatal(err)

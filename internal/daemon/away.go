@@ -31,6 +31,10 @@ type Away struct {
 	// Paranoid keeps nothing of a result: the next one comes from a worker, too,
 	// whose log has a row for it.
 	Paranoid bool
+	// Preprocess sends what a compiler of this machine makes of a unit's files
+	// instead of these, where it reads them as the image's does and nothing is
+	// lost by it.
+	Preprocess bool
 }
 
 // Worker makes compiles in an image; *remote.Client is one.
@@ -74,7 +78,7 @@ func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
 
 // tryAway is runAway at the roots' neutral places, or at their own. Which it has
 // to be is remembered.
-func (j *job) tryAway(ctx context.Context, inPlace bool) (*ipcv1.ServerMessage, error) {
+func (j *job) tryAway(ctx context.Context, inPlace bool) (msg *ipcv1.ServerMessage, err error) {
 	prep, err := j.e.prepareAway(j.req, inPlace)
 	if err != nil {
 		var refused *compiler.NotCacheable
@@ -94,7 +98,17 @@ func (j *job) tryAway(ctx context.Context, inPlace bool) (*ipcv1.ServerMessage, 
 	if _, rooted := j.e.rooted.get(prep.key); rooted {
 		return nil, errRooted
 	}
-	msg, err := j.search(ctx, j.compileAway)
+	if j.e.opt.Away.Preprocess {
+		done, err := j.viaText(ctx)
+		var why notText
+		if !errors.As(err, &why) {
+			return done, err
+		}
+		j.e.flights.land(j.flight)
+		j.flight = nil
+		defer func() { j.explainText(why, msg) }()
+	}
+	msg, err = j.search(ctx, j.compileAway)
 	if errors.Is(err, errRooted) {
 		j.e.rooted.put(prep.key, struct{}{})
 	}

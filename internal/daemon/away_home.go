@@ -98,7 +98,8 @@ func (s slotted) Run(ctx context.Context, run *ipcv1.Run) (*ipcv1.Ran, error) {
 	return s.Client.Run(ctx, run)
 }
 
-// sameness remembers which toolchains of this machine are the image's.
+// sameness remembers which toolchains of this machine are the image's, and with
+// which options they predefine its macros.
 type sameness struct {
 	mu    sync.Mutex
 	known map[digest.Key]bool
@@ -113,40 +114,67 @@ func (e *Engine) isImages(ctx context.Context, req *ipcv1.Compile) (bool, error)
 		return false, err
 	}
 	key := digest.NewKey("same-toolchain").Field("image", e.opt.Away.Image).Bytes("toolchain", tool.Identity[:]).Sum()
-	name := "same/" + key.String()
-	e.sameness.mu.Lock()
-	defer e.sameness.mu.Unlock()
-	if same, ok := e.sameness.known[key]; ok {
-		return same, nil
-	}
-	if b, err := e.cache.Memo(name); err == nil && len(b) == 1 {
-		return e.sameness.put(key, b[0] == 1), nil
-	}
-	paths := make([]string, len(tool.Parts))
-	for i, part := range tool.Parts {
-		if paths[i], err = filepath.EvalSymlinks(part.Path); err != nil {
+	return e.recallSame(ctx, key, func() (bool, error) {
+		paths := make([]string, len(tool.Parts))
+		for i, part := range tool.Parts {
+			if paths[i], err = filepath.EvalSymlinks(part.Path); err != nil {
+				return false, err
+			}
+		}
+		files, err := e.opt.Away.Worker.Describe(ctx, e.opt.Away.Image, paths)
+		if err != nil {
 			return false, err
 		}
+		same := len(files) == len(tool.Parts)
+		for i := range files {
+			same = same && files[i] == tool.Parts[i].Digest
+		}
+		return same, nil
+	})
+}
+
+// recallSame is the answer that is remembered under key, or that of find, which
+// is asked once for all that want it at the time.
+func (e *Engine) recallSame(ctx context.Context, key digest.Key, find func() (bool, error)) (bool, error) {
+	name := "same/" + key.String()
+	for waited := false; ; waited = true {
+		if same, ok := e.sameness.get(key); ok {
+			return same, nil
+		}
+		if b, err := e.cache.Memo(name); err == nil && len(b) == 1 {
+			return e.sameness.put(key, b[0] == 1), nil
+		}
+		mine, other := e.flights.take(key)
+		if other != nil && !waited {
+			other.wait(ctx)
+			continue
+		}
+		defer e.flights.land(mine)
+		same, err := find()
+		if err != nil {
+			return false, err
+		}
+		memo := []byte{0}
+		if same {
+			memo[0] = 1
+		}
+		if err := e.cache.PutMemo(name, memo); err != nil {
+			e.log.Warn("memo-not-written", "error", err.Error())
+		}
+		return e.sameness.put(key, same), nil
 	}
-	files, err := e.opt.Away.Worker.Describe(ctx, e.opt.Away.Image, paths)
-	if err != nil {
-		return false, err
-	}
-	same := len(files) == len(tool.Parts)
-	for i := range files {
-		same = same && files[i] == tool.Parts[i].Digest
-	}
-	memo := []byte{0}
-	if same {
-		memo[0] = 1
-	}
-	if err := e.cache.PutMemo(name, memo); err != nil {
-		e.log.Warn("memo-not-written", "error", err.Error())
-	}
-	return e.sameness.put(key, same), nil
+}
+
+func (s *sameness) get(key digest.Key) (same, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same, known = s.known[key]
+	return same, known
 }
 
 func (s *sameness) put(key digest.Key, same bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.known == nil {
 		s.known = map[digest.Key]bool{}
 	}

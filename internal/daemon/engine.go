@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,10 @@ type Engine struct {
 	guesses *lru[digest.Key, []string]
 	// rooted are those of them that must run at the caller's own paths.
 	rooted *lru[digest.Key, struct{}]
+	// untexted are the units whose files must be sent, by the manifest that they
+	// have then, and textTold the compilers of which the builds know so.
+	untexted *lru[digest.Key, *compiler.NotCacheable]
+	textTold sync.Map // string -> struct{}
 	// sameness tells which compilers of this machine are an image's.
 	sameness sameness
 	// local bounds the compilers that run here in workers' place.
@@ -98,10 +103,11 @@ func NewEngine(opt Options) *Engine {
 		local = max(local, opt.Away.LocalJobs)
 	}
 	return &Engine{
-		local:   make(chan struct{}, local),
-		guesses: newLRU[digest.Key, []string](20_000),
-		rooted:  newLRU[digest.Key, struct{}](20_000),
-		opt:     opt, cache: opt.Cache, log: opt.Log,
+		local:    make(chan struct{}, local),
+		guesses:  newLRU[digest.Key, []string](20_000),
+		rooted:   newLRU[digest.Key, struct{}](20_000),
+		untexted: newLRU[digest.Key, *compiler.NotCacheable](20_000),
+		opt:      opt, cache: opt.Cache, log: opt.Log,
 		detector: compiler.NewDetector(opt.Cache),
 		files:    newFileTable(),
 		// A scan holds a few kilobytes; a large C++ tree has some 20,000
@@ -204,6 +210,11 @@ const (
 	reasonUnbounded compiler.Reason = "too-many-inputs"
 	reasonProjectCC compiler.Reason = "project-compiler"
 	reasonOutputDir compiler.Reason = "output-directory"
+
+	// Of units whose files are sent though preprocessed text was to be.
+	reasonTextCompiler compiler.Reason = "preprocessed-compiler"
+	reasonTextLookup   compiler.Reason = "preprocessed-lookup"
+	reasonTextMessages compiler.Reason = "preprocessed-messages"
 )
 
 var engineReasons = map[compiler.Reason]string{
@@ -236,6 +247,10 @@ var engineReasons = map[compiler.Reason]string{
 	reasonProjectCC:     "the compiler lies in the project itself",
 	reasonOutputDir:     "the directory of an output cannot be written",
 
+	reasonTextCompiler: "the compiler here does not read files as the image's does, or there is none",
+	reasonTextLookup:   "the compile of preprocessed text looked for a file besides (.incbin, .include)",
+	reasonTextMessages: "the compile has messages, which quote the lines of files",
+
 	reasonRoot: "an input's path begins with the root's name without being below it",
 }
 
@@ -245,7 +260,7 @@ func DescribeReason(name string) string {
 	if text, ok := engineReasons[compiler.Reason(name)]; ok {
 		return text
 	}
-	for _, r := range append(compiler.Reasons(), compiler.RemoteReasons()...) {
+	for _, r := range slices.Concat(compiler.Reasons(), compiler.RemoteReasons(), compiler.TextReasons()) {
 		if string(r.Reason) == name {
 			return r.Description
 		}

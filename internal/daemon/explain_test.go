@@ -9,7 +9,7 @@ import (
 // Every reason for not caching says what can be done about it.
 func TestEveryReasonHasANextStep(t *testing.T) {
 	reasons := map[compiler.Reason]bool{}
-	for _, r := range compiler.Reasons() {
+	for _, r := range append(compiler.Reasons(), compiler.TextReasons()...) {
 		reasons[r.Reason] = true
 	}
 	for r := range engineReasons {

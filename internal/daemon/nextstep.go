@@ -65,6 +65,15 @@ var nextSteps = map[compiler.Reason]string{
 	reasonProjectCC:     "put the compiler into the image",
 	reasonOutputDir:     "make the directory before the compile",
 
+	reasonTextCompiler:          "install the image's toolchain here, or set remote.mode = \"cas\"",
+	reasonTextLookup:            "nothing: the unit's files are sent instead",
+	reasonTextMessages:          "mend the warnings, or set remote.mode = \"cas\" and save the second compile",
+	compiler.ReasonTextContent:  "nothing: the unit's files are sent instead",
+	compiler.ReasonTextDebug:    "nothing: the unit's files are sent instead",
+	compiler.ReasonTextLanguage: "nothing: the unit's files are sent instead",
+	compiler.ReasonTextOption:   "leave out the option, or set remote.mode = \"cas\"",
+	compiler.ReasonTextWarning:  "add -Wno-misleading-indentation, or set remote.mode = \"cas\"",
+
 	reasonRoot: "set reproducible.roots to the project's own directory",
 }
 

@@ -58,6 +58,8 @@ type outcome struct {
 	// preprocessedForDeps is set where the user's dependency file needed a
 	// run of the preprocessor.
 	preprocessedForDeps bool
+	// notText is why files were sent where preprocessed text was to be.
+	notText compiler.Reason
 	// verify is what came of verifying a hit.
 	verify verdict
 }
@@ -81,6 +83,9 @@ func (s *Stats) add(d *Stats) {
 	for r, n := range d.Uncacheable {
 		s.Uncacheable[r] += n
 	}
+	for r, n := range d.NotPreprocessed {
+		s.NotPreprocessed[r] += n
+	}
 	for r, n := range d.Verify.Skipped {
 		s.Verify.Skipped[r] += n
 	}
@@ -90,6 +95,9 @@ func (s *Stats) add(d *Stats) {
 func (s *Stats) Complete() {
 	if s.Uncacheable == nil {
 		s.Uncacheable = map[string]int64{}
+	}
+	if s.NotPreprocessed == nil {
+		s.NotPreprocessed = map[string]int64{}
 	}
 	if s.Verify.Skipped == nil {
 		s.Verify.Skipped = map[string]int64{}
@@ -171,6 +179,12 @@ func (r *recorder) record(j *job) {
 	}
 	if o.preprocessedForDeps {
 		d.DependencyRuns++
+	}
+	if o.notText != "" {
+		if d.NotPreprocessed == nil {
+			d.NotPreprocessed = map[string]int64{}
+		}
+		d.NotPreprocessed[string(o.notText)]++
 	}
 	switch v := &o.verify; {
 	case v.skipped != "":

@@ -22,6 +22,10 @@ type Stats struct {
 	// Uncacheable counts, by reason, the calls that were passed to the
 	// compiler as they were. The reasons are package compiler's.
 	Uncacheable map[string]int64 `json:"uncacheable"`
+	// NotPreprocessed counts, by reason, the compiles that preprocessed text was
+	// to be sent for and that went, or hit, by their files. They are among the
+	// numbers above.
+	NotPreprocessed map[string]int64 `json:"not_preprocessed"`
 	// DependencyRuns counts the misses whose dependency file (-MMD) needed a
 	// run of the preprocessor besides the compile.
 	DependencyRuns int64 `json:"dependency_runs"`
