@@ -186,6 +186,8 @@ func (j *job) sendAway(ctx context.Context, work *action.Job, uncached bool) (*r
 			j.e.guesses.put(j.prep.key, g.read(res))
 			return res, nil
 		case errors.Is(err, remote.ErrInputChanged) && !again:
+		case errors.Is(err, errRooted):
+			return nil, errRooted
 		case errors.As(err, &refused):
 			return nil, goHome{refused}
 		case ctx.Err() != nil:

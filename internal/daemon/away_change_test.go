@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -263,6 +264,36 @@ func TestAwayNamedPlaces(t *testing.T) {
 		if a.last.Job.Cwd != dir || len(a.last.Tree) != 2 {
 			t.Errorf("%+v", a.last)
 		}
+	}
+}
+
+// TestAwayRounds: what nobody could guess costs one round with all that hangs on
+// it, and none the next time.
+func TestAwayRounds(t *testing.T) {
+	w := newMachineWorker(t)
+	e := awayEngine(t, w, nil)
+	files := map[string]string{"a.c": "#define S(x) #x\n#define T(x) S(x)\n#define D gen\n#include T(D/h0.h)\nint a = V;\n"}
+	for i := range 12 {
+		files[fmt.Sprintf("gen/h%d.h", i)] = fmt.Sprintf("#include \"h%d.h\"\n", i+1)
+	}
+	files["gen/h12.h"] = "#define V 1\n"
+	dir := project(t, files)
+	for _, most := range []int64{2, 0} {
+		before := w.rounds.Load()
+		if done := away(t, e, dir, "gcc", "-I.", "-c", "a.c"); done.ExitCode != 0 {
+			t.Fatalf("%s", done.Stderr)
+		}
+		if n := w.rounds.Load() - before; n > most {
+			t.Errorf("%d rounds, want at most %d", n, most)
+		}
+		put(t, dir+"/a.c", files["a.c"]+"int b;\n")
+	}
+}
+
+func TestOutermost(t *testing.T) {
+	m := outermost(pathMapOf([]string{"/p/build", "/p", "/q", "/p", "/pq"}))
+	if got := fmt.Sprint(m.Roots); got != "[{/p /hpcc/src} {/q /hpcc/src1} {/pq /hpcc/src2}]" {
+		t.Error(got)
 	}
 }
 

@@ -40,36 +40,42 @@ var errRooted = errors.New("must run at the caller's own paths")
 // read before.
 func (j *job) newGuess() (*guess, error) {
 	g := &guess{j: j, tree: action.Tree{}, at: map[digest.Digest]string{}}
-	p := j.prep.place
 	before, _ := j.e.guesses.get(j.prep.key)
+	return g, g.follow(before)
+}
+
+// follow adds what the sources seem to include, and so do the files also, which
+// turned out to be wanted.
+func (g *guess) follow(also []string) error {
+	j := g.j
 	c, err := compiler.FindClosure(compiler.ClosureRequest{
-		Invocation: j.prep.inv, Env: j.req.GetEnv(), Cwd: j.prep.cwd, Roots: p.rootDirs(), Files: checkout{j.e}, Also: before,
+		Invocation: j.prep.inv, Env: j.req.GetEnv(), Cwd: j.prep.cwd, Roots: j.prep.place.rootDirs(), Files: checkout{j.e}, Also: also,
 	})
 	var limit *compiler.ClosureLimitError
 	switch {
 	case errors.As(err, &limit):
-		return nil, stay(reasonUnbounded, "%s", err)
+		return stay(reasonUnbounded, "%s", err)
 	case err != nil:
-		return nil, stay(reasonNoRoot, "%s", err)
+		return stay(reasonNoRoot, "%s", err)
 	case len(c.Outside) > 0:
-		return nil, stay(compiler.ReasonOutsideRoots, "%s", c.Outside[0])
+		return stay(compiler.ReasonOutsideRoots, "%s", c.Outside[0])
 	case len(c.Rooted) > 0 && !j.prep.inPlace:
-		return nil, errRooted
+		return errRooted
 	}
 	for _, f := range c.Files {
 		if err := g.addFile(f); err != nil {
-			return nil, goHome{err.(*compiler.NotCacheable)}
+			return goHome{err.(*compiler.NotCacheable)}
 		}
 	}
 	for _, l := range c.Links {
 		if err := g.add(l.Path, 0); err != nil {
-			return nil, goHome{err.(*compiler.NotCacheable)}
+			return goHome{err.(*compiler.NotCacheable)}
 		}
 	}
 	for _, d := range c.Dirs {
 		g.put(d, action.Node{})
 	}
-	return g, nil
+	return nil
 }
 
 // checkout shows the files here as the engine remembers them.
@@ -203,13 +209,25 @@ func (g *guess) confirm(_ context.Context, absent []string) (action.Tree, error)
 			return nil, err
 		}
 	}
-	for name := range more.tree {
-		if _, sent := g.tree[name]; sent {
-			delete(more.tree, name)
+	var also []string
+	for name, n := range more.tree {
+		if !n.Digest.IsZero() {
+			also = append(also, p.local(name))
+		}
+	}
+	if len(also) > 0 {
+		// A compiler stops at the first header that is missing: what this one
+		// includes would each cost another round.
+		if err := more.follow(also); err != nil {
+			return nil, err
 		}
 	}
 	for name, n := range more.tree {
-		g.tree[name] = n
+		if _, sent := g.tree[name]; sent {
+			delete(more.tree, name)
+		} else {
+			g.tree[name] = n
+		}
 	}
 	return more.tree, nil
 }

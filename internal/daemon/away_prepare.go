@@ -28,7 +28,7 @@ func (e *Engine) prepareAway(req *ipcv1.Compile, inPlace bool) (*prepared, error
 	if err != nil {
 		return nil, err
 	}
-	paths := e.pathMap(req, cwd)
+	paths := outermost(e.pathMap(req, cwd))
 	memo, repeatable := requestKey(req, cwd, place{cwd: req.GetCwd(), paths: paths})
 	memo = "away\x00" + strconv.FormatBool(inPlace) + memo
 	if known, ok := e.prepared.get(memo); ok && repeatable {
@@ -100,6 +100,23 @@ func (e *Engine) completeAway(req *ipcv1.Compile, inv *compiler.Invocation, cwd 
 	p.key = p.work.Manifest(digest.Digest{})
 	p.coloured = !inv.DecidesColour()
 	return p, nil
+}
+
+// outermost leaves out the roots that lie below others: a machine has none within
+// another.
+func outermost(paths *compiler.PathMap) *compiler.PathMap {
+	if paths == nil {
+		return nil
+	}
+	m := &compiler.PathMap{}
+	for i, r := range paths.Roots {
+		if !slices.ContainsFunc(paths.Roots, func(other compiler.Root) bool {
+			return strings.HasPrefix(r.Dir, other.Dir+"/")
+		}) && !slices.ContainsFunc(paths.Roots[:i], func(other compiler.Root) bool { return r.Dir == other.Dir }) {
+			m.Roots = append(m.Roots, compiler.Root{Dir: r.Dir, Neutral: neutralRoot(len(m.Roots))})
+		}
+	}
+	return m
 }
 
 // leftInPlace leaves the roots where they are.

@@ -41,6 +41,8 @@ func transportOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(workerv1.MaxMessage), grpc.MaxSendMsgSize(workerv1.MaxMessage),
 		grpc.MaxConcurrentStreams(maxStreamsOfOne), grpc.ConnectionTimeout(handshake),
+		// Stop returns when nothing is being stored any more.
+		grpc.WaitForHandlers(true),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(8 << 20),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
