@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -122,8 +123,7 @@ func process() error {
 	if err != nil {
 		return err
 	}
-	return server.New(server.Config{
-		Version: Version, Store: store, Cgroup: *cgroup != "",
-		Runner: job.New(job.Config{Image: *image, Stage: stage, Cgroup: *cgroup, Store: store}),
-	}).Serve(ctx, l)
+	runner := job.New(job.Config{Image: *image, Stage: stage, Cgroup: *cgroup, Store: store})
+	err = server.New(server.Config{Version: Version, Store: store, Cgroup: *cgroup != "", Runner: runner}).Serve(ctx, l)
+	return errors.Join(err, runner.Close())
 }

@@ -22,23 +22,13 @@ type cgroup struct {
 // helperTasks are the threads that the helper may have: they count.
 const helperTasks = 16
 
-func newCgroup(parent, name string, memory uint64, processes uint32) (*cgroup, error) {
+// newCgroup makes a group that has no limits yet.
+func newCgroup(parent, name string) (*cgroup, error) {
 	dir := filepath.Join(parent, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
 	c := &cgroup{dir: dir}
-	for file, value := range map[string]uint64{"memory.max": memory, "pids.max": uint64(processes) + helperTasks} {
-		if err := c.write(file, strconv.FormatUint(value, 10)); err != nil {
-			_ = c.remove()
-			return nil, err
-		}
-	}
-	// Absent where the kernel has no swap.
-	if err := c.write("memory.swap.max", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		_ = c.remove()
-		return nil, err
-	}
 	f, err := os.Open(dir)
 	if err != nil {
 		_ = c.remove()
@@ -46,6 +36,23 @@ func newCgroup(parent, name string, memory uint64, processes uint32) (*cgroup, e
 	}
 	c.f = f
 	return c, nil
+}
+
+// limit bounds what the group may use from now on.
+func (c *cgroup) limit(memory uint64, processes uint32) error {
+	if c == nil {
+		return nil
+	}
+	for file, value := range map[string]uint64{"memory.max": memory, "pids.max": uint64(processes) + helperTasks} {
+		if err := c.write(file, strconv.FormatUint(value, 10)); err != nil {
+			return err
+		}
+	}
+	// Absent where the kernel has no swap.
+	if err := c.write("memory.swap.max", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (c *cgroup) write(file, value string) error {

@@ -7,12 +7,10 @@ package job
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +40,8 @@ type Config struct {
 // Runner runs jobs, many at once.
 type Runner struct {
 	Config
-	slots chan int
+	slots  chan int
+	spares spares
 }
 
 // MaxJobs is how many jobs run at once; further ones wait.
@@ -51,9 +50,9 @@ const MaxJobs = 64
 // firstUID is above all that images use. Each job that runs has another one.
 const firstUID = 0x20000
 
-// New returns a runner.
+// New returns a runner. Close it when it is not needed any more.
 func New(c Config) *Runner {
-	r := &Runner{Config: c, slots: make(chan int, MaxJobs)}
+	r := &Runner{Config: c, slots: make(chan int, MaxJobs), spares: newSpares()}
 	for i := range MaxJobs {
 		r.slots <- i
 	}
@@ -80,12 +79,8 @@ type run struct {
 	sink   Sink
 	uid    int
 
-	cmd     *exec.Cmd
-	control *os.File
-	out     *json.Encoder
-	in      *json.Decoder
-	group   *cgroup
-	tree    *tree
+	*helper
+	tree *tree
 
 	mu     sync.Mutex // of stdio
 	stdio  uint64
@@ -99,15 +94,20 @@ type run struct {
 // the store, and returns once nothing of it is left. When ctx ends the job is
 // killed.
 func (r *Runner) Run(ctx context.Context, header *agentv1.ExecHeader, sink Sink) (*agentv1.ExecResult, []lookup.Lookup, error) {
-	var slot int
-	select {
-	case slot = <-r.slots:
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+	world := r.setupOf(header.GetLimits())
+	h, err := r.take(ctx, world)
+	if ctx.Err() != nil && err != nil {
+		err = ctx.Err()
 	}
-	defer func() { r.slots <- slot }()
-	j := &run{Runner: r, header: header, sink: sink, uid: firstUID + slot, killed: make(chan struct{})}
-	result, lookups, err := j.run(ctx, slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	j := &run{Runner: r, header: header, sink: sink, uid: firstUID + h.slot, helper: h, killed: make(chan struct{})}
+	result, lookups, err := j.run(ctx)
+	r.slots <- h.slot
+	if err == nil {
+		r.spare(world)
+	}
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
@@ -131,33 +131,17 @@ func (j *run) hit(l agentv1.ExecResult_Limit) {
 	j.limit.CompareAndSwap(0, int32(l))
 }
 
-func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lookups []lookup.Lookup, err error) {
-	if j.Cgroup != "" {
-		j.group, err = newCgroup(j.Cgroup, fmt.Sprintf("job-%d", slot), j.header.GetLimits().GetMemoryBytes(), j.header.GetLimits().GetProcesses())
-		if err != nil {
-			return nil, nil, err
-		}
-		defer func() { err = errors.Join(err, j.group.remove()) }()
-	}
-	stdout, stderr, err := j.start()
-	if err != nil {
+func (j *run) run(ctx context.Context) (result *agentv1.ExecResult, lookups []lookup.Lookup, err error) {
+	// However it ended: nothing of the job is left after this.
+	defer func() { err = errors.Join(err, j.end()) }()
+	if err := j.group.limit(j.header.GetLimits().GetMemoryBytes(), j.header.GetLimits().GetProcesses()); err != nil {
 		return nil, nil, err
 	}
-	ended := make(chan struct{})
-	defer func() {
-		// However it ended: nothing of the job is left after this.
-		j.control.Close()
-		<-ended
-	}()
-	go func() {
-		_ = j.cmd.Wait()
-		close(ended)
-	}()
 	defer context.AfterFunc(ctx, j.kill)()
 
 	var readers sync.WaitGroup
-	readers.Go(func() { j.read(stdout, agentv1.Stdio_STREAM_STDOUT) })
-	readers.Go(func() { j.read(stderr, agentv1.Stdio_STREAM_STDERR) })
+	readers.Go(func() { j.read(j.stdout, agentv1.Stdio_STREAM_STDOUT) })
+	readers.Go(func() { j.read(j.stderr, agentv1.Stdio_STREAM_STDERR) })
 	defer func() {
 		if err != nil {
 			j.kill()
@@ -209,7 +193,7 @@ func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lo
 	}
 	// The helper ends, and with it the last process that has the filter.
 	j.control.Close()
-	<-ended
+	<-j.ended
 	if err := <-recorded; err != nil {
 		return nil, nil, fmt.Errorf("recording lookups: %w", err)
 	}
@@ -228,77 +212,11 @@ func (j *run) run(ctx context.Context, slot int) (result *agentv1.ExecResult, lo
 	return result, lookups, nil
 }
 
-// start starts the helper.
-func (j *run) start() (stdout, stderr *os.File, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "control")
-	defer theirs.Close()
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		return nil, nil, err
-	}
-	j.control = os.NewFile(uintptr(pair[0]), "control")
-	stdout, stdoutW, err := os.Pipe()
-	if err != nil {
-		j.control.Close()
-		return nil, nil, err
-	}
-	defer stdoutW.Close()
-	stderr, stderrW, err := os.Pipe()
-	if err != nil {
-		j.control.Close()
-		stdout.Close()
-		return nil, nil, err
-	}
-	defer stderrW.Close()
-	j.cmd = &exec.Cmd{
-		// The name in the initramfs is gone once the agent has its own root.
-		Path: "/proc/self/exe", Args: []string{HelperName},
-		// The helper lives for one job: collecting garbage costs more than it.
-		Env:    []string{"GOGC=off", "GOMEMLIMIT=64MiB"},
-		Dir:    "/",
-		Stderr: os.Stderr, ExtraFiles: []*os.File{theirs, stdoutW, stderrW},
-		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
-			Setsid:     true,
-		},
-	}
-	if j.group != nil {
-		j.cmd.SysProcAttr.UseCgroupFD, j.cmd.SysProcAttr.CgroupFD = true, int(j.group.f.Fd())
-	}
-	if err := j.cmd.Start(); err != nil {
-		j.control.Close()
-		stdout.Close()
-		stderr.Close()
-		return nil, nil, fmt.Errorf("starting the job's first process: %w", err)
-	}
-	j.in, j.out = json.NewDecoder(j.control), json.NewEncoder(j.control)
-	return stdout, stderr, nil
-}
-
-// furnish has the helper make the job's root, and puts the inputs there.
+// furnish puts the inputs into the root that the helper has made.
 func (j *run) furnish() error {
-	l := j.header.GetLimits()
-	s := setup{Lower: j.Image, Stage: j.Stage, Size: endless, Inodes: endless >> 20, Hostname: agentv1.Hostname}
-	if j.group == nil {
-		// Nothing else would stop a job between two looks at its disk.
-		s.Size, s.Inodes = l.GetDiskBytes()+spare, 2*maxInodes
-	}
-	if err := j.out.Encode(s); err != nil {
-		return j.helperGone(err)
-	}
-	var ready report
-	if err := j.in.Decode(&ready); err != nil {
-		return j.helperGone(err)
-	}
-	if ready.Error != "" {
-		return errors.New("making the job's root: " + ready.Error)
-	}
 	root, err := openRoot(j.cmd.Process.Pid)
 	if err != nil {
-		return j.helperGone(err)
+		return helperGone(err)
 	}
 	j.tree = &tree{root: root, uid: j.uid}
 	err = j.tree.makeRoots(j.header.GetRoots())
@@ -365,10 +283,6 @@ func (j *run) makeCwd(root, cwd string) error {
 	return unix.Close(fd)
 }
 
-func (j *run) helperGone(err error) error {
-	return fmt.Errorf("the job's first process is gone: %w", err)
-}
-
 // launch has the helper start the job, and the recorder follow it.
 func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error) {
 	l := j.header.GetLimits()
@@ -380,11 +294,11 @@ func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error)
 		s.Processes, s.AddressSpace = uint64(l.GetProcesses()), l.GetMemoryBytes()
 	}
 	if err := j.out.Encode(s); err != nil {
-		return nil, j.helperGone(err)
+		return nil, helperGone(err)
 	}
 	var r report
 	if err := j.in.Decode(&r); err != nil {
-		return nil, j.helperGone(err)
+		return nil, helperGone(err)
 	}
 	if r.Error != "" {
 		return nil, &RefusedError{errors.New(r.Error)}
@@ -406,7 +320,7 @@ func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error)
 	if err := j.out.Encode(struct{}{}); err != nil {
 		j.kill()
 		<-recorded
-		return nil, j.helperGone(err)
+		return nil, helperGone(err)
 	}
 	return recorded, nil
 }

@@ -48,7 +48,12 @@ func newWorld(t *testing.T, cgroup string) *world {
 		t.Fatal(err)
 	}
 	w := &world{New(Config{Image: "/", Stage: stage, Cgroup: cgroup, Store: store}), dir}
-	t.Cleanup(func() { w.nothingLeft(t) })
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		w.nothingLeft(t)
+	})
 	return w
 }
 
