@@ -74,6 +74,12 @@ func (a *app) printStats(s *daemon.Stats) error {
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("  "+reason, strconv.FormatInt(s.Uncacheable[reason], 10), daemon.DescribeReason(reason))
 	}
+	if len(s.NotRemote) > 0 {
+		t.row("compiled here, not on a worker", "")
+	}
+	for _, reason := range byCount(s.NotRemote) {
+		t.row("  "+reason, strconv.FormatInt(s.NotRemote[reason], 10), daemon.DescribeReason(reason))
+	}
 	if len(s.NotPreprocessed) > 0 {
 		t.row("sent as files, not preprocessed", "")
 	}
@@ -124,6 +130,9 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 	t.row("compile_seconds_saved", strconv.FormatFloat(s.CompileSecondsSaved, 'f', 3, 64))
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("uncacheable."+reason, strconv.FormatInt(s.Uncacheable[reason], 10))
+	}
+	for _, reason := range byCount(s.NotRemote) {
+		t.row("not_remote."+reason, strconv.FormatInt(s.NotRemote[reason], 10))
 	}
 	for _, reason := range byCount(s.NotPreprocessed) {
 		t.row("not_preprocessed."+reason, strconv.FormatInt(s.NotPreprocessed[reason], 10))

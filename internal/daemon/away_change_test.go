@@ -153,6 +153,14 @@ func TestFallback(t *testing.T) {
 			if left := take(dir, []string{"a.o"}); (left["a.o"] != "") != (c.exit == 0) {
 				t.Errorf("left %d bytes", len(left["a.o"]))
 			}
+			e.Drain()
+			s, err := ReadStats(e.cache)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(s.NotRemote) != c.runs {
+				t.Errorf("%+v", s)
+			}
 		})
 	}
 	t.Run("link", func(t *testing.T) {

@@ -33,7 +33,7 @@ func (j *job) runInstead(ctx context.Context, why *compiler.NotCacheable) (*ipcv
 	if slices.Contains(notCompiles, why.Reason) {
 		return nil, why
 	}
-	j.client = slotted{j.client, j.e.local}
+	j.client, j.instead = slotted{j.client, j.e.local}, why.Reason
 	msg, err := j.runHere(ctx)
 	var refused *compiler.NotCacheable
 	if errors.As(err, &refused) {

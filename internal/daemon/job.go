@@ -36,6 +36,8 @@ type job struct {
 	asked int
 	// verifying is set where a hit is compiled anyway.
 	verifying *verification
+	// instead is why a compiler of this machine makes what a worker was to make.
+	instead compiler.Reason
 	// deferred is set once a background store has taken over finish.
 	deferred bool
 }

@@ -83,6 +83,9 @@ func (s *Stats) add(d *Stats) {
 	for r, n := range d.Uncacheable {
 		s.Uncacheable[r] += n
 	}
+	for r, n := range d.NotRemote {
+		s.NotRemote[r] += n
+	}
 	for r, n := range d.NotPreprocessed {
 		s.NotPreprocessed[r] += n
 	}
@@ -95,6 +98,9 @@ func (s *Stats) add(d *Stats) {
 func (s *Stats) Complete() {
 	if s.Uncacheable == nil {
 		s.Uncacheable = map[string]int64{}
+	}
+	if s.NotRemote == nil {
+		s.NotRemote = map[string]int64{}
 	}
 	if s.NotPreprocessed == nil {
 		s.NotPreprocessed = map[string]int64{}
@@ -179,6 +185,12 @@ func (r *recorder) record(j *job) {
 	}
 	if o.preprocessedForDeps {
 		d.DependencyRuns++
+	}
+	if j.instead != "" {
+		if d.NotRemote == nil {
+			d.NotRemote = map[string]int64{}
+		}
+		d.NotRemote[string(j.instead)]++
 	}
 	if o.notText != "" {
 		if d.NotPreprocessed == nil {

@@ -22,6 +22,9 @@ type Stats struct {
 	// Uncacheable counts, by reason, the calls that were passed to the
 	// compiler as they were. The reasons are package compiler's.
 	Uncacheable map[string]int64 `json:"uncacheable"`
+	// NotRemote counts, by reason, the compiles that a compiler of this machine
+	// made in a worker's place.
+	NotRemote map[string]int64 `json:"not_remote"`
 	// NotPreprocessed counts, by reason, the compiles that preprocessed text was
 	// to be sent for and that went, or hit, by their files. They are among the
 	// numbers above.
