@@ -203,24 +203,22 @@ func (b *bounded) ReadFrom(r io.Reader) (int64, error) { return io.Copy(struct{ 
 // if two builds want it.
 func (j *job) searchText(ctx context.Context, t *sourceText) (*ipcv1.ServerMessage, error) {
 	key := j.prep.work.Manifest(t.sum)
-	for {
-		if msg := j.deliverText(key, t); msg != nil {
-			return msg, nil
-		}
-		var other *flight
-		if j.flight, other = j.e.flights.take(key); j.flight != nil {
-			return j.compileText(ctx, key, t)
-		}
+	if msg := j.deliverText(key, t); msg != nil {
+		return msg, nil
+	}
+	var other *flight
+	if j.flight, other = j.e.flights.take(key); other != nil {
 		other.wait(ctx)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		// Where nothing is there now, it failed or cannot be kept: whoever has
+		// waited once compiles.
 		if msg := j.deliverText(key, t); msg != nil {
 			return msg, nil
 		}
-		// It failed there, or cannot be kept: whoever has waited once compiles.
-		return j.compileText(ctx, key, t)
 	}
+	return j.compileText(ctx, key, t)
 }
 
 // deliverText leaves a stored result, or returns nil.
