@@ -379,6 +379,7 @@ func (e *Engine) readsAlike(ctx context.Context, j *job) error {
 // each compiler, if none of its units can do without.
 func (j *job) explainText(why notText, msg *ipcv1.ServerMessage) {
 	j.outcome.notText = why.Reason
+	j.e.log.Debug("sent-as-files", "reason", string(why.Reason), "detail", why.Detail, "source", j.source(), "next", nextStep(why.Reason))
 	if why.Reason != reasonTextCompiler || msg.GetDone() == nil {
 		return
 	}

@@ -279,3 +279,52 @@ func TestSourceTextWithoutWorker(t *testing.T) {
 		}
 	}
 }
+
+// TestSourceTextOnce: builds that want one unit at the same time have one job made,
+// after one question for the macros.
+func TestSourceTextOnce(t *testing.T) {
+	w := newMachineWorker(t)
+	e := textEngine(t, w, nil)
+	var builds sync.WaitGroup
+	for range 6 {
+		dir := project(t, map[string]string{"a.c": "#include \"b.h\"\nint a = B;\n", "b.h": "#define B 1\n"})
+		builds.Add(1)
+		go func() {
+			defer builds.Done()
+			m := e.Compile(t.Context(), &ipcv1.Compile{Args: []string{"gcc", "-c", "a.c"}, Compiler: "/usr/bin/gcc", Cwd: dir, Umask: 0o022}, &here{dir: dir})
+			if m.Done == nil || m.Done.ExitCode != 0 || take(dir, []string{"a.o"})["a.o"] == "" {
+				t.Errorf("%+v", m)
+			}
+		}()
+	}
+	builds.Wait()
+	if w.jobs.Load() != 2 {
+		t.Errorf("%d jobs", w.jobs.Load())
+	}
+}
+
+// hitting is a worker that has had each result before.
+type hitting struct{ *machineWorker }
+
+func (h hitting) Compile(ctx context.Context, r *remote.Request) (*remote.Result, error) {
+	res, err := h.machineWorker.Compile(ctx, r)
+	if err == nil {
+		res.Hit = true
+	}
+	return res, err
+}
+
+// TestSourceTextParanoid: each hit is the worker's.
+func TestSourceTextParanoid(t *testing.T) {
+	e := textEngine(t, hitting{newMachineWorker(t)}, func(o *Options) { o.Away.Paranoid = true })
+	dir := project(t, map[string]string{"a.c": "int a;\n"})
+	for range 2 {
+		if done := withCompiler(t, e, dir, "gcc", "-c", "a.c"); done.ExitCode != 0 {
+			t.Fatalf("%s", done.Stderr)
+		}
+	}
+	e.Drain()
+	if s, err := ReadStats(e.cache); err != nil || s.HitsRemote != 2 || s.HitsPreprocessed != 0 || s.Entries != 0 {
+		t.Errorf("%+v: %v", s, err)
+	}
+}
