@@ -155,10 +155,7 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
 	}
 	if res.Stored && !j.e.opt.Away.Paranoid {
-		if err := j.keepAway(id, res, r); err != nil {
-			// The build has what it needs.
-			j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
-		}
+		j.behind = func() { j.keepAway(id, res, r) }
 	}
 	return msg, nil
 }

@@ -50,9 +50,15 @@ func (j *job) resultOf(res *remote.Result) (*result, error) {
 	return r, nil
 }
 
-// keepAway stores a worker's result here, too.
-func (j *job) keepAway(id manifestID, res *remote.Result, r *result) error {
-	e := j.e
+// keepAway stores a worker's result here, too. If that fails, the build still has
+// what it needs.
+func (j *job) keepAway(id manifestID, res *remote.Result, r *result) {
+	if err := j.e.keepAway(id, res, r); err != nil {
+		j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
+	}
+}
+
+func (e *Engine) keepAway(id manifestID, res *remote.Result, r *result) error {
 	for _, o := range r.Outputs {
 		if _, err := e.cache.PutBlob(r.outputs[o.Role].data); err != nil {
 			return err

@@ -300,9 +300,7 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
 	}
 	if res.Stored && !j.e.opt.Away.Paranoid {
-		if err := j.keepAway(manifestID{key: key}, res, r); err != nil {
-			j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
-		}
+		j.behind = func() { j.keepAway(manifestID{key: key}, res, r) }
 	}
 	return msg, nil
 }

@@ -163,7 +163,12 @@ func (e *Engine) Compile(ctx context.Context, req *ipcv1.Compile, client Client)
 		j.outcome = outcome{kind: uncacheable, reason: refused.Reason, detail: refused.Detail, silent: req.GetShowCommand()}
 		msg = &ipcv1.ServerMessage{Pass: &ipcv1.Pass{Reason: string(refused.Reason)}}
 	}
-	if !j.deferred {
+	switch {
+	case j.deferred:
+	case err == nil && j.behind != nil:
+		j.client = nil // the wrapper goes on
+		j.finishBehind()
+	default:
 		j.finish()
 	}
 	return msg

@@ -40,13 +40,51 @@ type job struct {
 	instead compiler.Reason
 	// deferred is set once a background store has taken over finish.
 	deferred bool
+	// behind, if it is set, stores a worker's result, which is all in memory: the
+	// build need not wait for that.
+	behind func()
 }
 
 // finish counts and records what came of the job, and lets others that wait
 // for it go on.
 func (j *job) finish() {
+	j.land()
+	j.record()
+}
+
+// finishBehind is finish where something is still to be stored; others wait for
+// that.
+func (j *job) finishBehind() {
+	j.record()
+	e := j.e
+	inPlace := func() {
+		j.behind()
+		j.land()
+	}
+	if !e.opt.Background {
+		inPlace()
+		return
+	}
+	select {
+	case e.slots <- struct{}{}:
+	default:
+		inPlace()
+		return
+	}
+	e.storing.Add(1)
+	go func() {
+		defer e.storing.Done()
+		defer func() { <-e.slots }()
+		inPlace()
+	}()
+}
+
+func (j *job) land() {
 	j.e.flights.land(j.flight)
 	j.flight = nil
+}
+
+func (j *job) record() {
 	if j.outcome.silent {
 		return
 	}
