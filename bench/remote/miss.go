@@ -80,8 +80,8 @@ func (b *bench) miss(ctx context.Context, wants func(part string) bool) error {
 	defer func() { _ = two.Stop() }()
 	all := []subject{
 		{"small", "small C", "gcc", "small.c", []string{"-O2", "-Wall"}, *rounds},
-		{"medium", "redis' t_list.c", "gcc", source + "/src/t_list.c", redisFlags(source), max(3, *rounds/3)},
-		{"cxx", "C++, heavy headers", "g++", "unit.cc", []string{"-O2", "-Wall"}, max(3, *rounds/3)},
+		{"medium", "redis' t_list.c", "gcc", source + "/src/t_list.c", redisFlags(source), *larger},
+		{"cxx", "C++, heavy headers", "g++", "unit.cc", []string{"-O2", "-Wall"}, *larger},
 	}
 	all = slices.DeleteFunc(all, func(s subject) bool { return !wants(s.part) })
 	if len(all) == 0 {
