@@ -15,7 +15,7 @@ import (
 // serveMetrics serves a daemon's counters for Prometheus until stop is called,
 // if the settings ask for it. They are the cache's, as hpcc stats shows them: a
 // restart does not begin at 0.
-func serveMetrics(c *config.Config, engine *daemon.Engine, log *slog.Logger) (stop func(), err error) {
+func serveMetrics(c *config.Config, engine *daemon.Engine, logger *slog.Logger) (stop func(), err error) {
 	if c.Daemon.MetricsListen == "" {
 		return func() {}, nil
 	}
@@ -28,7 +28,7 @@ func serveMetrics(c *config.Config, engine *daemon.Engine, log *slog.Logger) (st
 	stats := func() *daemon.Stats {
 		s, err := engine.Stats()
 		if err != nil {
-			log.Warn("stats-not-read", "error", err.Error())
+			logger.Warn("stats-not-read", "error", err.Error())
 			return nil
 		}
 		return s
@@ -70,7 +70,7 @@ func serveMetrics(c *config.Config, engine *daemon.Engine, log *slog.Logger) (st
 	go func() {
 		defer close(done)
 		if err := r.Serve(ctx, ln); err != nil {
-			log.Warn("metrics-ended", "error", err.Error())
+			logger.Warn("metrics-ended", "error", err.Error())
 		}
 	}()
 	return func() {

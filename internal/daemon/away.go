@@ -65,6 +65,15 @@ func stay(reason compiler.Reason, format string, args ...any) error {
 	return goHome{&compiler.NotCacheable{Reason: reason, Detail: fmt.Sprintf(format, args...)}}
 }
 
+// homeward makes a goHome of a refusal.
+func homeward(err error) error {
+	var refused *compiler.NotCacheable
+	if errors.As(err, &refused) {
+		return goHome{refused}
+	}
+	return err
+}
+
 // runAway leads a compile that a worker may make.
 func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
 	msg, err := j.tryAway(ctx, false)

@@ -24,10 +24,10 @@ var notCompiles = []compiler.Reason{
 func (j *job) runInstead(ctx context.Context, why *compiler.NotCacheable) (*ipcv1.ServerMessage, error) {
 	j.e.flights.land(j.flight)
 	j.flight, j.prep = nil, nil
-	if err := j.mayCompileHere(ctx, why); err != nil {
+	if forbidden := j.mayCompileHere(ctx, why); forbidden != nil {
 		j.outcome = outcome{kind: uncacheable, reason: why.Reason, detail: why.Detail}
-		return &ipcv1.ServerMessage{Done: &ipcv1.Done{
-			ExitCode: 1, Stderr: []byte("hpcc: " + j.req.GetArgs()[0] + ": " + err.Error() + "\n"),
+		return &ipcv1.ServerMessage{Done: &ipcv1.Done{ //nolint:nilerr // the build is told
+			ExitCode: 1, Stderr: []byte("hpcc: " + j.req.GetArgs()[0] + ": " + forbidden.Error() + "\n"),
 		}}, nil
 	}
 	if slices.Contains(notCompiles, why.Reason) {

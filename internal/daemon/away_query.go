@@ -36,7 +36,7 @@ func (j *job) ask(ctx context.Context, kind compiler.Reason) (*ipcv1.ServerMessa
 	p := place{cwd: j.req.GetCwd(), paths: paths, machine: paths.Machine()}
 	program, err := programIn(j.req, p)
 	if err != nil {
-		return nil, goHome{err.(*compiler.NotCacheable)}
+		return nil, homeward(err)
 	}
 	work := &action.Job{
 		Image: j.e.opt.Away.Image, Argv: append([]string{program}, j.req.GetArgs()[1:]...), Cwd: compiler.MachineOut,
@@ -87,10 +87,7 @@ func (j *job) preprocessAway(ctx context.Context) (*ipcv1.ServerMessage, error) 
 	}
 	prep, err := j.e.prepareAway(&asCompile, false)
 	if err != nil {
-		if refused, ok := err.(*compiler.NotCacheable); ok {
-			return nil, goHome{refused}
-		}
-		return nil, err
+		return nil, homeward(err)
 	}
 	work := *prep.work
 	work.Argv = slices.Clone(work.Argv)

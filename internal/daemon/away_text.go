@@ -73,7 +73,8 @@ func (n notText) Unwrap() error { return n.NotCacheable }
 
 // orNotText makes a notText of a refusal.
 func orNotText(err error) error {
-	if refused, ok := err.(*compiler.NotCacheable); ok {
+	var refused *compiler.NotCacheable
+	if errors.As(err, &refused) {
 		return notText{refused}
 	}
 	return err

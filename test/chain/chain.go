@@ -194,14 +194,14 @@ func (c *Chain) StartScheduler(ctx context.Context) error {
 		}
 		c.address = address
 	}
-	log, err := os.OpenFile(dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	output, err := os.OpenFile(dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer output.Close()
 	c.sched = exec.Command(filepath.Join(c.opt.Bin, "hpccd"), "scheduler")
 	c.sched.Env = append(os.Environ(), "HPCC_CONFIG_DIR="+dir)
-	c.sched.Stdout, c.sched.Stderr = log, log
+	c.sched.Stdout, c.sched.Stderr = output, output
 	if err := c.sched.Start(); err != nil {
 		return err
 	}

@@ -132,13 +132,13 @@ func (cl *Client) Hpcc(args ...string) *exec.Cmd {
 
 // StartDaemon starts the client's daemon.
 func (cl *Client) StartDaemon(ctx context.Context) error {
-	log, err := os.OpenFile(cl.Dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	output, err := os.OpenFile(cl.Dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer output.Close()
 	cl.daemon = cl.Hpcc("start")
-	cl.daemon.Stdout, cl.daemon.Stderr = log, log
+	cl.daemon.Stdout, cl.daemon.Stderr = output, output
 	if err := cl.daemon.Start(); err != nil {
 		return err
 	}
