@@ -44,7 +44,7 @@ func (s *site) unprivileged() error {
 	}
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, "hpcc") || strings.Contains(line, "COMMAND") {
-			fmt.Print("     " + line)
+			indent(line)
 		}
 	}
 	for _, x := range s.services {
@@ -196,7 +196,7 @@ func (s *site) machine(r *row) (monitor, error) {
 	}
 	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) > 0 && (f[0] == fmt.Sprint(pid) || f[0] == "PID") {
-			fmt.Print("     " + line)
+			indent(line)
 		}
 	}
 	st, err := status(int(pid))
@@ -277,7 +277,7 @@ func (s *site) configuration(jail string) error {
 		return err
 	}
 	if len(has.Interfaces) != 0 || len(has.Drives) != 1 || !has.Drives[0].ReadOnly || has.Vsock == nil {
-		return fmt.Errorf("Firecracker says %+v", has)
+		return fmt.Errorf("the monitor says that it has %+v", has)
 	}
 	say("   Firecracker's API: %d vCPU, %d MiB, one drive, read only, one vsock device, network interfaces: none", has.Machine.VCPUs, has.Machine.Memory)
 	return nil

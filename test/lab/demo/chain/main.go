@@ -67,8 +67,8 @@ func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args.
 
 // indent shows what a program printed.
 func indent(text string) {
-	for line := range strings.Lines(strings.TrimRight(text, "\n") + "\n") {
-		fmt.Print("     " + line)
+	for line := range strings.Lines(text) {
+		say("     %s", strings.TrimSuffix(line, "\n"))
 	}
 }
 
