@@ -61,7 +61,7 @@ func chain(ctx context.Context, dir, bin string, units []string) error {
 	}
 	say("3. A place where Firecracker works, without a network")
 	return run(ctx, lab.Job{
-		Program: program, Args: append([]string{"-image", root}, units...), Files: files, Timeout: 30 * time.Minute,
+		Program: program, Args: append([]string{"-image", root}, units...), Files: files, Timeout: 45 * time.Minute,
 	})
 }
 

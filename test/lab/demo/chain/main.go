@@ -45,7 +45,7 @@ func main() {
 	flag.StringVar(&s.image, "image", "", "digest of the image in /data/worker/images")
 	flag.Parse()
 	s.units = flag.Args()
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	s.ctx = ctx
 	err := s.chain()

@@ -235,6 +235,7 @@ vcpus = %d
 [limits]
 memory = "512MiB"
 disk = "256MiB"
+time = "20m" # emulated, on a busy machine
 `
 
 const clientTOML = `[cache]
@@ -249,6 +250,7 @@ ca = "/data/ca.crt"
 credential_file = "/home/%[1]s/hpcc/credential"
 image = "%[3]s"
 fallback = "fail"
+timeout = "25m"
 `
 
 // setUp makes certificates and credentials, and the settings of everybody.
