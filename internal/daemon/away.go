@@ -186,7 +186,7 @@ func (j *job) sendAway(ctx context.Context, work *action.Job, uncached bool) (*r
 		case err == nil && res.Limit != "":
 			return nil, stay(reasonLimit, "the worker's limit of %s", res.Limit)
 		case err == nil:
-			if err := j.checkCopies(g, res); err != nil {
+			if err := j.checkRead(work, res); err != nil {
 				return nil, err
 			}
 			j.e.guesses.put(j.prep.key, g.read(res))

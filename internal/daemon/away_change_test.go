@@ -182,6 +182,7 @@ func TestAwayRefusals(t *testing.T) {
 	}{
 		"two copies":            {map[string]string{"a.c": "#include \"b.h\"\n#include \"c/b.h\"\n", "b.h": "#pragma once\nint b;\n", "c/b.h": "#pragma once\nint b;\n"}, nil, reasonOnceCopies},
 		"a link out":            {map[string]string{"a.c": "#include \"b.h\"\n", "b.h": "-> ../../../../../../etc/hostname"}, nil, compiler.ReasonOutsideRoots},
+		"a time of a file":      {map[string]string{"a.c": "#include \"b.h\"\nconst char *t = T;\n", "b.h": "#define T __TIMESTAMP__\n"}, nil, reasonDateTime},
 		"no such directory":     {map[string]string{"a.c": ""}, []string{"gcc", "-c", "a.c", "-o", "none/a.o"}, reasonOutputDir},
 		"a compiler in it":      {map[string]string{"a.c": "", "cc/gcc": ""}, []string{"./cc/gcc", "-c", "a.c"}, reasonProjectCC},
 		"a source elsewhere":    {map[string]string{"a.c": ""}, []string{"gcc", "-c", "/usr/include/stdio.h", "-x", "c"}, ""},

@@ -241,25 +241,29 @@ func (g *guess) read(res *remote.Result) []string {
 	return names
 }
 
-// checkCopies refuses a result for which two files of one content were read that
-// ask to be included once: whether they are one file to the compiler, their
-// times tell, and those of the machine are not those of here.
-func (j *job) checkCopies(g *guess, res *remote.Result) error {
-	at := map[digest.Digest]string{}
-	var files []compiler.File
+// checkRead refuses a result that depends on files' times, which in the machine
+// are not those of here: where two files of one content were read that ask to be
+// included once, and where the source's own time may be in the object. What
+// holds the time of the compile fails in the machine, where dateTimeError was
+// asked for.
+func (j *job) checkRead(work *action.Job, res *remote.Result) error {
+	files := make([]compiler.File, len(res.Action.Inputs))
 	imports := false
-	for _, in := range res.Action.Inputs {
+	for i, in := range res.Action.Inputs {
 		path := j.prep.place.local(in.Path)
 		scan, ok := j.e.scans.get(in.Digest)
 		if !ok {
-			var err error
-			if scan, err = j.e.scan(j.e.files.at(path)); err != nil {
-				continue // gone meanwhile, as generated files are
+			if _, err := j.e.scan(j.e.files.at(path)); err != nil {
+				return stay(reasonModified, "%s", err)
+			}
+			if scan, ok = j.e.scans.get(in.Digest); !ok {
+				return stay(reasonModified, "%s", path)
 			}
 		}
-		files = append(files, compiler.File{Path: path, Scan: scan})
+		files[i] = compiler.File{Path: path, Scan: scan}
 		imports = imports || slices.ContainsFunc(scan.Directives, func(d compiler.Directive) bool { return d.Kind == compiler.Import })
 	}
+	at := map[digest.Digest]string{}
 	for i, f := range files {
 		if !f.Scan.PragmaOnce && !imports {
 			continue
@@ -269,6 +273,11 @@ func (j *job) checkCopies(g *guess, res *remote.Result) error {
 			return stay(reasonOnceCopies, "%s and %s", other, f.Path)
 		}
 		at[sum] = f.Path
+	}
+	if j.e.opt.DateTime != "allow" && !slices.Contains(work.Argv, dateTimeError) {
+		if _, _, timestamp := compiler.TimeMacros(files); timestamp {
+			return stay(reasonDateTime, "%s", namesTime(files, "__TIMESTAMP__", func(s *compiler.FileScan) bool { return s.Timestamp }))
+		}
 	}
 	return nil
 }
