@@ -112,6 +112,13 @@ func (j *job) sourceText(ctx context.Context) (*sourceText, error) {
 	if err := j.checkText(t.deps, moved); err != nil {
 		return nil, orNotText(err)
 	}
+	if j.e.opt.DateTime != "allow" && !slices.Contains(j.prep.work.Argv, dateTimeError) {
+		// Where the time is pinned, nothing else would tell of a file's own.
+		text := compiler.File{Path: inv.Source, Scan: compiler.Scan(t.data)}
+		if _, _, timestamp := compiler.TimeMacros([]compiler.File{text}); timestamp {
+			return nil, orNotText(refuse(compiler.ReasonTextContent, "__TIMESTAMP__"))
+		}
+	}
 	t.sum = digest.Of(t.data)
 	t.tree[j.prep.work.Source] = action.Node{Digest: t.sum}
 	for _, d := range inv.UserDirs(j.req.GetEnv()) {

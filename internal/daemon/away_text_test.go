@@ -328,3 +328,22 @@ func TestSourceTextParanoid(t *testing.T) {
 		t.Errorf("%+v: %v", s, err)
 	}
 }
+
+// TestSourceTextTimes: where the time is pinned, a file's own is not, and no
+// worker's object may hold it.
+func TestSourceTextTimes(t *testing.T) {
+	w := newMachineWorker(t)
+	for text, misses := range map[string]int64{"const char *t = __TIMESTAMP__;\n": 0, "const char *t = __DATE__;\n": 1} {
+		e := textEngine(t, w, func(o *Options) { o.DateTime, o.Away.Fallback = "pin", FallbackFail })
+		dir := project(t, map[string]string{"a.c": text})
+		done := withCompiler(t, e, dir, "gcc", "-c", "a.c")
+		e.Drain()
+		s, err := ReadStats(e.cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (done.ExitCode == 0) != (misses > 0) || s.Misses != misses {
+			t.Errorf("%s: %+v %+v", text, done, s)
+		}
+	}
+}
