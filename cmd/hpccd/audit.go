@@ -219,9 +219,18 @@ func (a *app) showRows(dir string, f auditFilter, asJSON bool) error {
 	return nil
 }
 
+// maxCell bounds a command in the list, in bytes.
+const maxCell = 60
+
 // auditCells are a row's cells in the list.
 func (a *app) auditCells(number uint64, r *audit.Row) []string {
 	at, source, output := r.Time.Format(time.RFC3339Nano), r.Source, ""
+	if source == "" {
+		// A question has no source, and says what it is.
+		if source = strings.Join(r.Argv, " "); len(source) > maxCell {
+			source = source[:maxCell] + "…"
+		}
+	}
 	for _, o := range r.Outputs {
 		if output == "" || o.Role == "object" {
 			output = digest.Digest(o.Digest).Hex()
