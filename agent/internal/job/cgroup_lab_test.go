@@ -42,6 +42,7 @@ func TestLimitsOfGroup(t *testing.T) {
 				t.Errorf("limit %v, want %v: %v\n%s", r.Limit, c.want, r.ExecResult, r.stderr.String())
 			}
 			t.Logf("ended after %s: %v", time.Since(begun), r.ExecResult)
+			w.endSpares(t)
 			w.nothingLeft(t)
 		})
 	}
@@ -64,5 +65,19 @@ func TestProcessesWithinGroup(t *testing.T) {
 	}
 	if a, b := <-results, <-results; a == b || !strings.Contains(a, "/job-") {
 		t.Errorf("%q and %q", a, b)
+	}
+}
+
+// endSpares ends the helpers that wait for jobs, as Close does, and lets others
+// be started.
+func (w *world) endSpares(t *testing.T) {
+	t.Helper()
+	w.spares.all.Wait()
+	for len(w.spares.ready) > 0 {
+		h := <-w.spares.ready
+		if err := h.end(); err != nil {
+			t.Error(err)
+		}
+		w.slots <- h.slot
 	}
 }
