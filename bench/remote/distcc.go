@@ -86,12 +86,12 @@ func (d *distcc) startPump(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "distcc-pump", "--startup")
 	cmd.Env = append(os.Environ(), "DISTCC_HOSTS="+d.server+"/8,cpp,lzo", "DISTCC_DIR="+d.dir, "PYTHONPATH="+d.dir)
 	// What it starts keeps its standard error.
-	log, err := os.Create(d.dir + "/include-server")
+	output, err := os.Create(d.dir + "/include-server")
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	cmd.Stderr = log
+	defer output.Close()
+	cmd.Stderr = output
 	out, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("distcc-pump: %w", err)

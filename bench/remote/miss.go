@@ -48,7 +48,6 @@ type figures struct {
 	up, down, hitUp, hitDown         int64  // bytes at the worker, medians over the rounds
 	distccUp, distccDown             int64  // of one compile
 	pumpUp, pumpDown                 int64
-	hits, misses, fetched            int
 }
 
 // miss measures compiles of sources that nobody has seen (one line is another),
@@ -273,43 +272,43 @@ func (b *bench) peerBytes(f *figures, command func(pump bool) *exec.Cmd) error {
 }
 
 func (b *bench) printMiss(all []subject, found []*figures) {
-	fmt.Println("Milliseconds, median and (least); the overhead is the median of what each")
-	fmt.Println("compile took longer than the plain one of its round, and least less least.")
-	fmt.Println()
-	fmt.Println("| unit, rounds | plain | through a worker | of it the job | a hit there | distcc | distcc, pump |")
-	fmt.Println("|---|---|---|---|---|---|---|")
+	fmt.Fprintln(os.Stdout, "Milliseconds, median and (least); the overhead is the median of what each")
+	fmt.Fprintln(os.Stdout, "compile took longer than the plain one of its round, and least less least.")
+	fmt.Fprintln(os.Stdout)
+	fmt.Fprintln(os.Stdout, "| unit, rounds | plain | through a worker | of it the job | a hit there | distcc | distcc, pump |")
+	fmt.Fprintln(os.Stdout, "|---|---|---|---|---|---|---|")
 	for i, s := range all {
 		f := found[i]
 		pumped := "-"
 		if len(f.pump) > 0 {
 			pumped = f.pump.String()
 		}
-		fmt.Printf("| %s, %d | %v | %v | %v | %v | %v | %s |\n", s.name, s.rounds, f.plain, f.remote, f.machine, f.hit, f.distcc, pumped)
+		fmt.Fprintf(os.Stdout, "| %s, %d | %v | %v | %v | %v | %v | %s |\n", s.name, s.rounds, f.plain, f.remote, f.machine, f.hit, f.distcc, pumped)
 	}
-	fmt.Println()
-	fmt.Println("| unit | overhead of a worker | outside of the job | goal | distcc's | distcc pump's | hit / plain | hit / distcc |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(os.Stdout)
+	fmt.Fprintln(os.Stdout, "| unit | overhead of a worker | outside of the job | goal | distcc's | distcc pump's | hit / plain | hit / distcc |")
+	fmt.Fprintln(os.Stdout, "|---|---|---|---|---|---|---|---|")
 	for i, s := range all {
 		f := found[i]
 		pumped := "-"
 		if len(f.pump) > 0 {
 			pumped = over(f.pump, f.plain)
 		}
-		fmt.Printf("| %s | %s | %s | ≤ 15, ≤ distcc's | %s | %s | %s | %s |\n", s.name, over(f.remote, f.plain), over(f.remote, f.machine), over(f.distcc, f.plain), pumped,
+		fmt.Fprintf(os.Stdout, "| %s | %s | %s | ≤ 15, ≤ distcc's | %s | %s | %s | %s |\n", s.name, over(f.remote, f.plain), over(f.remote, f.machine), over(f.distcc, f.plain), pumped,
 			ratio(f.hit.median(), f.plain.median()), ratio(f.hit.median(), f.distcc.median()))
 	}
-	fmt.Println()
-	fmt.Println("| bytes, to the worker + back | miss, headers known | hit | distcc | distcc, pump | preprocessed, zstd -3 | miss, up / preprocessed | goal |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(os.Stdout)
+	fmt.Fprintln(os.Stdout, "| bytes, to the worker + back | miss, headers known | hit | distcc | distcc, pump | preprocessed, zstd -3 | miss, up / preprocessed | goal |")
+	fmt.Fprintln(os.Stdout, "|---|---|---|---|---|---|---|---|")
 	for i, s := range all {
 		f := found[i]
-		fmt.Printf("| %s | %d + %d | %d + %d | %d + %d | %s | %d | %.3f | ≤ 0.1 |\n", s.name, f.up, f.down, f.hitUp, f.hitDown, f.distccUp, f.distccDown,
+		fmt.Fprintf(os.Stdout, "| %s | %d + %d | %d + %d | %d + %d | %s | %d | %.3f | ≤ 0.1 |\n", s.name, f.up, f.down, f.hitUp, f.hitDown, f.distccUp, f.distccDown,
 			pair(b.peer.pump != "", f.pumpUp, f.pumpDown), f.preprocessed, float64(f.up)/float64(f.preprocessed))
 	}
 	if b.peer.why != "" {
-		fmt.Printf("\nNo pump mode: %s.\n", b.peer.why)
+		fmt.Fprintf(os.Stdout, "\nNo pump mode: %s.\n", b.peer.why)
 	}
-	fmt.Println()
+	fmt.Fprintln(os.Stdout)
 }
 
 func over(a, b series) string {

@@ -118,9 +118,9 @@ func (b *bench) redis(ctx context.Context) error {
 	if s.Misses != len(units)**repeats {
 		return fmt.Errorf("%d compiles of redis were %d misses", len(units)**repeats, s.Misses)
 	}
-	fmt.Printf("| redis, %d C files, %d times | seconds, median (least) | ratio to plain, of the least |\n|---|---|---|\n", len(units), *repeats)
+	fmt.Fprintf(os.Stdout, "| redis, %d C files, %d times | seconds, median (least) | ratio to plain, of the least |\n|---|---|---|\n", len(units), *repeats)
 	for _, w := range ways {
-		fmt.Printf("| %s, -j%d | %.1f (%.1f) | %s |\n", w.name, w.jobs, w.took.median().Seconds(), w.took.least().Seconds(), ratio(w.took.least(), ways[0].took.least()))
+		fmt.Fprintf(os.Stdout, "| %s, -j%d | %.1f (%.1f) | %s |\n", w.name, w.jobs, w.took.median().Seconds(), w.took.least().Seconds(), ratio(w.took.least(), ways[0].took.least()))
 	}
 	return nil
 }
