@@ -78,8 +78,7 @@ func homeward(err error) error {
 func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
 	msg, err := j.tryAway(ctx, false)
 	if errors.Is(err, errRooted) {
-		j.e.flights.land(j.flight)
-		j.flight = nil
+		j.land()
 		return j.tryAway(ctx, true)
 	}
 	return msg, err
@@ -113,8 +112,7 @@ func (j *job) tryAway(ctx context.Context, inPlace bool) (msg *ipcv1.ServerMessa
 		if !errors.As(err, &why) {
 			return done, err
 		}
-		j.e.flights.land(j.flight)
-		j.flight = nil
+		j.land()
 		defer func() { j.explainText(why, msg) }()
 	}
 	msg, err = j.search(ctx, j.compileAway)
@@ -156,17 +154,22 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 		return nil, err
 	}
 	dated := j.outcome.reason
-	j.outcome = outcome{kind: miss, action: res.Key, manifest: id.key}
-	switch {
-	case dated != "":
+	j.made(id, res, r)
+	if dated != "" {
 		j.outcome = outcome{kind: uncacheable, reason: dated, detail: j.prep.inv.Source}
-	case res.Hit:
+	}
+	return msg, nil
+}
+
+// made notes what a worker made or had, and has it kept here behind the build.
+func (j *job) made(id manifestID, res *remote.Result, r *result) {
+	j.outcome = outcome{kind: miss, action: res.Key, manifest: id.key}
+	if res.Hit {
 		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
 	}
 	if res.Stored && !j.e.opt.Away.Paranoid {
 		j.behind = func() { j.keepAway(id, res, r) }
 	}
-	return msg, nil
 }
 
 // sendAway is one compile on a worker. What the files hold now is what is
@@ -218,13 +221,23 @@ func (a *Away) compile(ctx context.Context, r *remote.Request) (*remote.Result, 
 	return res, err
 }
 
+// doneAs ends a call as a job ended, with what it printed.
+func (j *job) doneAs(res *remote.Result) *ipcv1.Done {
+	return &ipcv1.Done{ExitCode: int32(exitStatus(res)), Stdout: j.shown(res.Stdout), Stderr: j.shown(res.Stderr)}
+}
+
+// exitStatus is how a shell tells the end of a job.
+func exitStatus(res *remote.Result) int {
+	if res.Signal != 0 {
+		return 128 + res.Signal
+	}
+	return res.ExitCode
+}
+
 // failAway shows what a compile said that failed.
 func (j *job) failAway(res *remote.Result) *ipcv1.ServerMessage {
 	j.outcome = outcome{kind: failed, reason: reasonFailed}
-	done := &ipcv1.Done{ExitCode: int32(res.ExitCode), Stdout: j.shown(res.Stdout), Stderr: j.shown(res.Stderr)}
-	if res.Signal != 0 {
-		done.ExitCode = int32(128 + res.Signal)
-	}
+	done := j.doneAs(res)
 	if missesHeader(res.Stderr) {
 		done.Note = "compiled in image " + shortImage(j.e.opt.Away.Image) + ", which has its own headers: those outside the project's roots (" +
 			joinRoots(j.prep.place) + ") are not sent"

@@ -22,8 +22,8 @@ var notCompiles = []compiler.Reason{
 
 // runInstead goes on with a compile that no worker makes, by the policy.
 func (j *job) runInstead(ctx context.Context, why *compiler.NotCacheable) (*ipcv1.ServerMessage, error) {
-	j.e.flights.land(j.flight)
-	j.flight, j.prep = nil, nil
+	j.land()
+	j.prep = nil
 	if forbidden := j.mayCompileHere(ctx, why); forbidden != nil {
 		j.outcome = outcome{kind: uncacheable, reason: why.Reason, detail: why.Detail}
 		return &ipcv1.ServerMessage{Done: &ipcv1.Done{ //nolint:nilerr // the build is told

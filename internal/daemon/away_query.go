@@ -58,10 +58,7 @@ func (j *job) ask(ctx context.Context, kind compiler.Reason) (*ipcv1.ServerMessa
 		if res.Limit != "" {
 			return nil, stay(reasonLimit, "the worker's limit of %s", res.Limit)
 		}
-		a = answer{res.ExitCode, res.Stdout, res.Stderr}
-		if res.Signal != 0 {
-			a.Exit = 128 + res.Signal
-		}
+		a = answer{exitStatus(res), res.Stdout, res.Stderr}
 		if b, err := json.Marshal(a); err == nil && a.Exit == 0 && !j.e.opt.Away.Paranoid {
 			_ = j.e.cache.PutMemo(memo, b) // a cache that cannot be written costs the next question
 		}
@@ -105,10 +102,7 @@ func (j *job) preprocessAway(ctx context.Context) (*ipcv1.ServerMessage, error) 
 		return nil, err
 	}
 	j.outcome = outcome{kind: uncacheable, reason: compiler.ReasonPreprocessing}
-	done := &ipcv1.Done{ExitCode: int32(res.ExitCode), Stdout: j.shown(res.Stdout), Stderr: j.shown(res.Stderr)}
-	if res.Signal != 0 {
-		done.ExitCode = int32(128 + res.Signal)
-	}
+	done := j.doneAs(res)
 	for _, o := range res.Outputs {
 		if o.Role == compiler.RoleDependencies {
 			continue

@@ -138,15 +138,6 @@ func wantsColour(req *ipcv1.Compile) bool {
 	return term != "" && term != "dumb" && !(set && colors == "")
 }
 
-func lookupEnv(env []string, name string) (value string, set bool) {
-	for _, kv := range env {
-		if v, ok := strings.CutPrefix(kv, name+"="); ok {
-			return v, true
-		}
-	}
-	return "", false
-}
-
 // c1 begins the control characters of ISO 6429's second set in UTF-8, which
 // some terminals obey as well.
 const c1 = 0xc2

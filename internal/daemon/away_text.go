@@ -303,13 +303,7 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 	if err != nil {
 		return nil, err
 	}
-	j.outcome = outcome{kind: miss, action: res.Key, manifest: key}
-	if res.Hit {
-		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
-	}
-	if res.Stored && !j.e.opt.Away.Paranoid {
-		j.behind = func() { j.keepAway(manifestID{key: key}, res, r) }
-	}
+	j.made(manifestID{key: key}, res, r)
 	return msg, nil
 }
 

@@ -130,11 +130,11 @@ func (e *Engine) resolveCandidate(c *action.Candidate, p place) *candidate {
 	}
 	chain := make([]string, len(c.Chain))
 	for i, d := range c.Chain {
-		chain[i] = p.directory(p.paths.Local(d))
+		chain[i] = p.directory(p.local(d))
 	}
 	rc.absent = groupAbsent(absent, chain)
 	for _, s := range c.Same {
-		rc.same = append(rc.same, action.Pair{A: p.directory(p.paths.Local(s.A)), B: p.directory(p.paths.Local(s.B))})
+		rc.same = append(rc.same, action.Pair{A: p.directory(p.local(s.A)), B: p.directory(p.local(s.B))})
 	}
 	for _, l := range c.Links {
 		rc.links = append(rc.links, action.Pair{A: p.resolve(l.A), B: p.local(l.B)})

@@ -200,12 +200,18 @@ const pinnedTime = "SOURCE_DATE_EPOCH=315532800"
 
 // getenv is a variable's value in a list of NAME=value, or "".
 func getenv(env []string, name string) string {
+	value, _ := lookupEnv(env, name)
+	return value
+}
+
+// lookupEnv tells besides whether the variable is set.
+func lookupEnv(env []string, name string) (value string, set bool) {
 	for _, kv := range env {
 		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
-			return v
+			return v, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // logicalCwd is the directory that gcc and clang write into debug
