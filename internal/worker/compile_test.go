@@ -20,6 +20,7 @@ import (
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/audit"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/vm"
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
 )
 
@@ -336,7 +337,7 @@ func TestNoMachine(t *testing.T) {
 		err  error
 		want codes.Code
 	}{
-		"full":  {fmt.Errorf("x: %w", &FullError{7 * time.Second}), codes.ResourceExhausted},
+		"full":  {fmt.Errorf("x: %w", &vm.FullError{RetryAfter: 7 * time.Second}), codes.ResourceExhausted},
 		"image": {fmt.Errorf("x: %w", &ImageError{testImage, errors.New("a device node")}), codes.FailedPrecondition},
 		"other": {errors.New("no boot"), codes.Unavailable},
 	} {

@@ -14,6 +14,7 @@ import (
 
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/cache"
+	"hpcc.dev/hpcc/internal/vm"
 )
 
 // maxMessage bounds the text of a status: parts of it come from clients and
@@ -54,7 +55,7 @@ const spoolRetry = 5 * time.Second
 // status already stay.
 func toStatus(err error) error {
 	var (
-		full    *FullError
+		full    *vm.FullError
 		image   *ImageError
 		guest   *agentapi.GuestError
 		lost    *agentapi.LostError

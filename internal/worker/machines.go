@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/vm"
@@ -12,7 +11,7 @@ import (
 // Machines is where jobs run.
 type Machines interface {
 	// Acquire returns a machine of the tenant's with the image, which may have to
-	// be booted or waited for. Errors: *FullError, *ImageError, ctx's, and others
+	// be booted or waited for. Errors: *vm.FullError, *ImageError, ctx's, and others
 	// that another worker, or a later time, may not have.
 	Acquire(ctx context.Context, tenant, image string) (Lease, error)
 	// Load is how busy they are.
@@ -49,13 +48,6 @@ type Load struct {
 type Session struct {
 	Tenant string `json:"tenant"`
 	Image  string `json:"image"`
-}
-
-// FullError says that too many jobs wait already.
-type FullError struct{ RetryAfter time.Duration }
-
-func (e *FullError) Error() string {
-	return fmt.Sprintf("all machines are busy and the line is full; try again in %v", e.RetryAfter)
 }
 
 // ImageError says that an image cannot be used here: another try ends the same.

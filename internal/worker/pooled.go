@@ -2,8 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
-
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/vm"
 )
@@ -25,10 +23,6 @@ func (p Pooled) Acquire(ctx context.Context, tenant, image string) (Lease, error
 	}
 	// Every task may write its tenant's results.
 	lease, err := p.Pool.Acquire(ctx, vm.SessionKey{Tenant: tenant, Image: image, Write: true})
-	var full *vm.FullError
-	if errors.As(err, &full) {
-		return nil, &FullError{full.RetryAfter}
-	}
 	if err != nil {
 		return nil, err
 	}

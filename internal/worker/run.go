@@ -13,6 +13,7 @@ import (
 
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/audit"
+	"hpcc.dev/hpcc/internal/vm"
 )
 
 // hangGrace is how much longer than its job an Exec may take, for what crosses to
@@ -84,7 +85,7 @@ func (c *compile) notAcquired(err error) error {
 	if c.live.Err() != nil {
 		return context.Cause(c.live)
 	}
-	var full *FullError
+	var full *vm.FullError
 	var image *ImageError
 	if errors.As(err, &full) || errors.As(err, &image) {
 		return err
