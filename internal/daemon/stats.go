@@ -129,6 +129,10 @@ type recorder struct {
 	dirty   bool
 	timer   *time.Timer
 
+	// writing is held while counts go from memory to the file, so that nobody
+	// who flushes and then reads finds them in neither.
+	writing sync.Mutex
+
 	logPath string
 }
 
@@ -258,8 +262,11 @@ func (r *recorder) writeLog(j *job) {
 	}
 }
 
-// flush adds what was counted since the last flush to the file.
+// flush adds what was counted since the last flush to the file. When it returns
+// the file has all that was counted before it was called.
 func (r *recorder) flush() {
+	r.writing.Lock()
+	defer r.writing.Unlock()
 	r.mu.Lock()
 	if !r.dirty {
 		r.mu.Unlock()

@@ -319,18 +319,37 @@ func TestDaemonMetrics(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	r, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	text, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{`hpcc_compiles_total{outcome="miss"} 1`, `hpcc_compiles_total{outcome="hit-direct"} 1`} {
-		if !strings.Contains(string(text), want) {
-			t.Errorf("no %s in\n%s", want, text)
+	// A miss is counted once it is stored, which happens behind the answer.
+	wants := []string{`hpcc_compiles_total{outcome="miss"} 1`, `hpcc_compiles_total{outcome="hit-direct"} 1`}
+	var text string
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if text, err = scrape("http://" + address + "/metrics"); err != nil {
+			t.Fatal(err)
+		}
+		if containsAll(text, wants) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not all of %q in\n%s", wants, text)
 		}
 	}
+}
+
+func scrape(url string) (string, error) {
+	r, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	return string(b), err
+}
+
+func containsAll(text string, wants []string) bool {
+	for _, w := range wants {
+		if !strings.Contains(text, w) {
+			return false
+		}
+	}
+	return true
 }
