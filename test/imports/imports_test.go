@@ -38,6 +38,8 @@ const graph = `
 	cmd/hpcc:              internal/wrapper
 
 	internal/cache:        internal/action internal/atomicfile internal/digest
+	# Objects by name, wherever they lie.
+	internal/store:
 	internal/config:
 	internal/telemetry:
 	internal/audit:       internal/atomicfile internal/digest
