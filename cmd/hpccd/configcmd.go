@@ -75,7 +75,11 @@ func settingsHint(role string) string {
 func settingsHelp() string {
 	var b strings.Builder
 	for _, s := range config.Describe("client") {
-		fmt.Fprintf(&b, "  %-22s %s\n      %s\n", s.Key, s.Env, s.Help)
+		env := s.Env
+		if env == "" {
+			env = "(in the file alone)"
+		}
+		fmt.Fprintf(&b, "  %-22s %s\n      %s\n", s.Key, env, s.Help)
 	}
 	return strings.TrimRight(b.String(), "\n")
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -103,6 +104,9 @@ type Config struct {
 		Dir string
 		// MaxSize bounds the disk cache, in bytes; always positive.
 		MaxSize int64
+		// Tenant is whose results of the shared caches are read and written.
+		Tenant string
+		Shared
 	}
 	Daemon struct {
 		// Port is the daemon's TCP port on the loopback address; 0 lets the
@@ -118,7 +122,8 @@ type Config struct {
 	Reproducible struct {
 		// Enabled maps project roots to a fixed path and seeds names, so
 		// that equal sources in two directories give one object. Unless it
-		// was set, it is on where compiles go to workers.
+		// was set, it is on where compiles go to workers, or results to shared
+		// caches.
 		Enabled bool
 		// Roots are the project roots, absolute and clean. When empty, each
 		// compile's root is found from its working directory.
@@ -178,6 +183,8 @@ func (c *Config) Settings() []Setting { return settings(c) }
 
 func (c *Config) setDefaults() {
 	c.Cache.MaxSize = 10_000_000_000
+	c.Cache.Tenant = "default"
+	c.Cache.Shared.setDefaults()
 	c.Reproducible.DateTime = DateTimeWarn
 	c.Remote.Platform = "linux/" + runtime.GOARCH
 	c.Remote.Mode = ModeCAS
@@ -197,7 +204,7 @@ func (c *Config) finish() error {
 	if !c.IsSet("reproducible.enabled") {
 		// Results that several machines share must not hold where one of them
 		// has its checkout.
-		c.Reproducible.Enabled = r.Enabled()
+		c.Reproducible.Enabled = r.Enabled() || c.Cache.Enabled()
 	}
 	r.Image = imageDigest(r.ImageName)
 	switch {
@@ -209,16 +216,23 @@ func (c *Config) finish() error {
 		return errors.New("remote.race is not supported yet: compiles are made on a worker, or here by remote.fallback; remove it from " + c.File + " and HPCC_REMOTE_RACE from the environment")
 	case c.Paranoid && !r.Enabled():
 		return errors.New("paranoid keeps no results here, so that compiles need workers: set remote.scheduler in " + c.File)
+	case c.Paranoid && c.Cache.Enabled():
+		return errors.New("paranoid is set, and cache.tiers has shared caches: in paranoid mode each hit is a worker's and has a row in its log, so that clients must not read results or write them; remove cache.tiers from " + c.File + " (the workers' settings have store.tiers)")
+	case c.Cache.Enabled() && c.Cache.Tenant == "":
+		return errors.New("cache.tenant is empty: it names whose results of the shared caches are used; leave it out for \"default\"")
 	}
-	return nil
+	return c.Cache.finish("cache", c.File)
 }
 
 func (c *Config) keys() []key {
 	r := &c.Remote
-	return append([]key{
+	return slices.Concat([]key{
 		pathKey("cache.dir", "HPCC_CACHE_DIR", &c.Cache.Dir, "directory of the disk cache"),
 		sizeKey("cache.max_size", "HPCC_CACHE_MAX_SIZE", &c.Cache.MaxSize,
 			`size at which old results are evicted, such as "10GB" or "512MiB"`),
+		textKey("cache.tenant", "HPCC_CACHE_TENANT", &c.Cache.Tenant, checkNamespace,
+			"whose results of the shared caches are used, where several share one"),
+	}, c.Cache.keys("cache", "HPCC_CACHE_"), []key{
 		intKey("daemon.port", "HPCC_DAEMON_PORT", &c.Daemon.Port, 0, 65535, "a port number",
 			"loopback TCP port of the daemon; 0 lets the system choose"),
 		pathKey("daemon.socket", "HPCC_DAEMON_SOCKET", &c.Daemon.Socket,
@@ -226,7 +240,7 @@ func (c *Config) keys() []key {
 		textKey("daemon.metrics_listen", "HPCC_DAEMON_METRICS_LISTEN", &c.Daemon.MetricsListen, checkListen,
 			"address of /metrics for Prometheus, by HTTP, such as 127.0.0.1:7521; empty for none"),
 		boolKey("reproducible.enabled", "HPCC_REPRODUCIBLE_ENABLED", &c.Reproducible.Enabled,
-			"make objects independent of the directory they are built in; on by default where there is a scheduler"),
+			"make objects independent of the directory they are built in; on by default where there is a scheduler or a shared cache"),
 		listKey("reproducible.roots", "HPCC_ROOT", &c.Reproducible.Roots, string(os.PathListSeparator), root,
 			"project roots (a list; in the environment separated by "+strconv.Quote(string(os.PathListSeparator))+"); empty finds the root from the working directory"),
 		oneOfKey("reproducible.date_time", "HPCC_REPRODUCIBLE_DATE_TIME", &c.Reproducible.DateTime,
@@ -262,7 +276,7 @@ func (c *Config) keys() []key {
 		boolKey("disable", "HPCC_DISABLE", &c.Disable, "run every compiler untouched"),
 		pathKey("stats_log", "HPCC_STATS_LOG", &c.StatsLog,
 			"file that receives one JSON line per compile; empty for none"),
-	}, logKeys(&c.Log)...)
+	}, logKeys(&c.Log))
 }
 
 // root checks a project root.

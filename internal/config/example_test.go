@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// commented is a key that an example shows and does not set.
-var commented = regexp.MustCompile(`(?m)^# ([a-z_]+ = \S.*)$`)
+// commented is a key, or an entry of a list of tables, that an example shows and
+// does not set.
+var commented = regexp.MustCompile(`(?m)^# ([a-z_]+ = \S.*|\[\[[a-z_.]+\]\])$`)
 
 // TestExamples keeps deploy/examples true: they load, they name every key there
 // is, and the defaults that they show are those.
@@ -33,10 +34,12 @@ func TestExamples(t *testing.T) {
 			asIs := loadExample(t, name, string(text))
 			full := loadExample(t, name, commented.ReplaceAllString(string(text), "$1"))
 			var set []string
+			shown := map[string]string{}
 			for i := range full {
 				if full[i].Origin != "default" {
 					set = append(set, plain(full[i].Key))
 				}
+				shown[full[i].Key] = full[i].Value
 			}
 			for _, k := range Describe(name) {
 				// A credential itself has no place in the file.
@@ -44,16 +47,31 @@ func TestExamples(t *testing.T) {
 					t.Errorf("the example does not show %s: %s", k.Key, k.Help)
 				}
 			}
-			for i, s := range asIs {
+			for _, s := range append(asIs, samples(newRole(name))...) {
 				if s.Origin != "default" || s.Value == "" || slices.Contains(machine, s.Key) {
 					continue
 				}
-				if shown := full[i]; shown.Key != s.Key || shown.Value != s.Value {
-					t.Errorf("the example shows %s = %s as default, which is %s = %s", shown.Key, shown.Value, s.Key, s.Value)
+				if v, ok := shown[s.Key]; !ok || v != s.Value {
+					t.Errorf("the example shows %s = %s as default, which is %s", s.Key, v, s.Value)
 				}
 			}
 		})
 	}
+}
+
+// samples are the defaults of the first entry of each list of tables.
+func samples(r role) (all []Setting) {
+	for _, k := range r.keys() {
+		if k.sample == nil {
+			continue
+		}
+		for _, e := range k.sample() {
+			if e.sample == nil {
+				all = append(all, Setting{Key: k.name + "[0]." + e.name, Value: e.show(), Origin: "default"})
+			}
+		}
+	}
+	return all
 }
 
 // loadExample loads text as a role's file with an empty environment.

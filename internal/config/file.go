@@ -136,7 +136,9 @@ func (f *parsed) apply(table map[string]any, keys []key, path string) error {
 			return fmt.Errorf("%s: %s does not belong into this file, which many may read: put it in a file of its own and name that in %s_file, or set %s",
 				f.where(full), plain(full), plain(full), k.env)
 		}
-		if err := k.set(v); err != nil {
+		if err := k.set(v); err != nil && k.private {
+			return fmt.Errorf("%s: %s: %w", f.where(full), plain(full), err)
+		} else if err != nil {
 			return fmt.Errorf("%s: %s is %v: %w", f.where(full), plain(full), v, err)
 		}
 		f.place.origins[full] = f.where(full)

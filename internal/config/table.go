@@ -23,6 +23,9 @@ type key struct {
 	show func() string
 	// secret values come by the environment alone, and are not shown.
 	secret bool
+	// private values are not repeated in errors: what is wrong with one may be a
+	// password in it.
+	private bool
 
 	// A list of tables has no value of its own. add makes an entry, has fill
 	// set its keys, and appends it; entries returns the keys of each; sample
@@ -33,12 +36,13 @@ type key struct {
 }
 
 // listOf is the key of a list of tables, whose entries have the keys that of
-// returns.
+// returns. A *T with a method setDefaults has its defaults by that.
 func listOf[T any](name string, dst *[]T, of func(*T) []key, check func(*T) error) key {
 	return key{
 		name: name,
 		add: func(fill func([]key) error) error {
 			var e T
+			applyDefaults(&e)
 			if err := fill(of(&e)); err != nil {
 				return err
 			}
@@ -55,8 +59,25 @@ func listOf[T any](name string, dst *[]T, of func(*T) []key, check func(*T) erro
 			}
 			return all
 		},
-		sample: func() []key { return of(new(T)) },
+		sample: func() []key {
+			e := new(T)
+			applyDefaults(e)
+			return of(e)
+		},
 	}
+}
+
+func applyDefaults(entry any) {
+	if e, ok := entry.(interface{ setDefaults() }); ok {
+		e.setDefaults()
+	}
+}
+
+// urlKey is a textKey that holds a URL.
+func urlKey(name, env string, dst *string, check func(string) error, help string) key {
+	k := textKey(name, env, dst, check, help)
+	k.private = true
+	return k
 }
 
 func boolKey(name, env string, dst *bool, help string) key {

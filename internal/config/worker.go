@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,9 @@ type Worker struct {
 	Store struct {
 		// MaxSize bounds the blobs and results of one tenant, in bytes.
 		MaxSize int64
+		// Shared are caches that hold the results of several workers; each tenant
+		// has its own part of them.
+		Shared
 	}
 	Sessions struct {
 		// MemoryMiB and VCPUs bound all machines together.
@@ -128,6 +132,7 @@ func (w *Worker) setDefaults() {
 	w.Images.MaxSize = 50_000_000_000
 	w.Images.Platform = "linux/" + runtime.GOARCH
 	w.Store.MaxSize = 20_000_000_000
+	w.Store.Shared.setDefaults()
 	w.Sessions.VCPUs = runtime.NumCPU()
 	// The rest is for the worker itself, and for the page cache of the drives.
 	w.Sessions.MemoryMiB = int(hostMemory() >> 20 * 3 / 4)
@@ -192,7 +197,7 @@ func (w *Worker) finish() error {
 	case s.MachineVCPUs > s.VCPUs:
 		return fmt.Errorf("%s: sessions.machine_vcpus is %d, more than sessions.vcpus, %d: no machine would fit", w.File, s.MachineVCPUs, s.VCPUs)
 	}
-	return nil
+	return w.Store.finish("store", w.File)
 }
 
 // advertised is the address by which others reach a listener: as listened on, or
@@ -213,7 +218,7 @@ func advertised(listen string) string {
 func (w *Worker) keys() []key {
 	s, l := &w.Sessions, &w.Limits
 	const number = "a number"
-	return append([]key{
+	return slices.Concat([]key{
 		textKey("name", "HPCC_WORKER_NAME", &w.Name, checkName, "the worker's name, as the scheduler's settings have it; by default the first part of the host's"),
 		textKey("listen", "HPCC_WORKER_LISTEN", &w.Listen, checkListen, "address that clients connect to"),
 		textKey("advertise", "HPCC_WORKER_ADVERTISE", &w.Advertise, checkAddress,
@@ -241,6 +246,7 @@ func (w *Worker) keys() []key {
 			"what to ask before a registry: REGISTRY=MIRROR"),
 		textKey("images.platform", "HPCC_IMAGE_PLATFORM", &w.Images.Platform, checkPlatform, "platform of images and compiles"),
 		sizeKey("store.max_size", "HPCC_WORKER_STORE_MAX_SIZE", &w.Store.MaxSize, "size at which a tenant's blobs and results are evicted"),
+	}, w.Store.keys("store", "HPCC_WORKER_STORE_"), []key{
 		intKey("sessions.memory_mib", "HPCC_WORKER_SESSIONS_MEMORY_MIB", &s.MemoryMiB, 128, 1<<26, number,
 			"MiB of memory of all machines together; by default three quarters of the host's"),
 		intKey("sessions.vcpus", "HPCC_WORKER_SESSIONS_VCPUS", &s.VCPUs, 1, 1<<16, number,
@@ -263,7 +269,7 @@ func (w *Worker) keys() []key {
 			&l.Stdio, maxStdio),
 		durationKey("limits.time", "HPCC_WORKER_LIMITS_TIME", &l.Time, time.Second, 2*time.Hour, "wall time of one compile"),
 		pathKey("audit.dir", "HPCC_WORKER_AUDIT_DIR", &w.Audit.Dir, "directory of the audit log; by default audit in state_dir"),
-	}, logKeys(&w.Log)...)
+	}, logKeys(&w.Log))
 }
 
 // limited is k, a size, with a largest value.
