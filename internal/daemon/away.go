@@ -184,27 +184,44 @@ func (j *job) sendAway(ctx context.Context, work *action.Job, uncached bool) (*r
 		res, err := j.e.opt.Away.compile(ctx, &remote.Request{
 			Job: work, Tree: g.tree, Open: g.open, Confirm: g.confirm, Uncached: uncached,
 		})
-		var refused *compiler.NotCacheable
-		switch {
-		case err == nil && res.Limit != "":
-			return nil, stay(reasonLimit, "the worker's limit of %s", res.Limit)
-		case err == nil:
-			if err := j.checkRead(work, res); err != nil {
-				return nil, err
-			}
-			j.e.guesses.put(j.prep.key, g.read(res))
-			return res, nil
-		case errors.Is(err, remote.ErrInputChanged) && !again:
-		case errors.Is(err, errRooted):
-			return nil, errRooted
-		case errors.As(err, &refused):
-			return nil, goHome{refused}
-		case ctx.Err() != nil:
-			return nil, err
-		default:
-			return nil, stay(reasonAway, "%s", err)
+		if errors.Is(err, remote.ErrInputChanged) && !again {
+			continue
 		}
+		if err := homeFrom(ctx, res, err); err != nil {
+			return nil, err
+		}
+		if err := j.checkRead(work, res); err != nil {
+			return nil, err
+		}
+		j.e.guesses.put(j.prep.key, g.read(res))
+		return res, nil
 	}
+}
+
+// homeFrom says what it means that a worker's compile ended with err, or at a
+// limit: nil where there is an answer to the question, whatever it is. The end of
+// ctx, errRooted and a notText are themselves; all else is a goHome. None of them
+// may be remembered as an answer.
+func homeFrom(ctx context.Context, res *remote.Result, err error) error {
+	var (
+		refused *compiler.NotCacheable
+		text    notText
+	)
+	switch {
+	case err == nil && res.Limit != "":
+		return stay(reasonLimit, "the worker's limit of %s", res.Limit)
+	case err == nil:
+		return nil
+	case errors.Is(err, errRooted):
+		return errRooted
+	case errors.As(err, &text):
+		return text
+	case errors.As(err, &refused):
+		return goHome{refused}
+	case ctx.Err() != nil:
+		return err
+	}
+	return stay(reasonAway, "%s", err)
 }
 
 // compile has the worker make a job, within the time for it.

@@ -52,11 +52,8 @@ func (j *job) ask(ctx context.Context, kind compiler.Reason) (*ipcv1.ServerMessa
 			// names is not sent, and then it is no such question.
 			Confirm: func(context.Context, []string) (action.Tree, error) { return nil, nil },
 		})
-		if err != nil {
-			return nil, stay(reasonAway, "%s", err)
-		}
-		if res.Limit != "" {
-			return nil, stay(reasonLimit, "the worker's limit of %s", res.Limit)
+		if err := homeFrom(ctx, res, err); err != nil {
+			return nil, err
 		}
 		a = answer{exitStatus(res), res.Stdout, res.Stderr}
 		if b, err := json.Marshal(a); err == nil && a.Exit == 0 && !j.e.opt.Away.Paranoid {

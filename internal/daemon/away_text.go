@@ -281,17 +281,10 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 		return nil, err
 	}
 	res, err := j.e.opt.Away.compile(ctx, &remote.Request{Job: j.prep.work, Tree: t.tree, Open: t.open, Confirm: t.confirm})
-	var refused *compiler.NotCacheable
-	switch {
-	case errors.As(err, &refused):
-		return nil, notText{refused}
-	case err != nil && ctx.Err() != nil:
+	if err := homeFrom(ctx, res, err); err != nil {
 		return nil, err
-	case err != nil:
-		return nil, stay(reasonAway, "%s", err)
-	case res.Limit != "":
-		return nil, stay(reasonLimit, "the worker's limit of %s", res.Limit)
-	case res.ExitCode != 0 || res.Signal != 0 || len(res.Stdout)+len(res.Stderr) > 0:
+	}
+	if res.ExitCode != 0 || res.Signal != 0 || len(res.Stdout)+len(res.Stderr) > 0 {
 		return nil, orNotText(refuse(reasonTextMessages, "the compiler has something to say"))
 	}
 	r, err := j.resultOf(res)
@@ -324,7 +317,7 @@ func (t *sourceText) confirm(_ context.Context, absent []string) (action.Tree, e
 			more[name] = action.Node{}
 			t.tree[name] = action.Node{}
 		default:
-			return nil, refuse(reasonTextLookup, "%s", here)
+			return nil, orNotText(refuse(reasonTextLookup, "%s", here))
 		}
 	}
 	return more, nil
@@ -332,7 +325,8 @@ func (t *sourceText) confirm(_ context.Context, absent []string) (action.Tree, e
 
 // readsAlike is a notText unless the request's compiler reads a text as the
 // image's does: with the same options both predefine the same macros. The answer
-// is kept, for all units with these options. A compiler whose files are known to
+// is kept, for all units with these options; that there was none, for want of a
+// worker or at a limit, is not, and is a goHome. A compiler whose files are known to
 // differ from the image's is none, whatever it predefines.
 func (e *Engine) readsAlike(ctx context.Context, j *job) error {
 	differs := func(format string, args ...any) error { return orNotText(refuse(reasonTextCompiler, format, args...)) }
@@ -364,10 +358,14 @@ func (e *Engine) readsAlike(ctx context.Context, j *job) error {
 		res, err := e.opt.Away.compile(ctx, &remote.Request{
 			Job: work, Tree: action.Tree{}, Confirm: func(context.Context, []string) (action.Tree, error) { return nil, nil },
 		})
-		if err != nil {
-			return false, stay(reasonAway, "%s", err)
+		if err := homeFrom(ctx, res, err); err != nil {
+			return false, err
 		}
-		return res.ExitCode == 0 && res.Signal == 0 && res.Limit == "" && bytes.Equal(res.Stdout, here), nil
+		if res.Signal != 0 {
+			// Whatever killed it, the image's compiler has not answered.
+			return false, stay(reasonAway, "the question for its macros was ended by signal %d", res.Signal)
+		}
+		return res.ExitCode == 0 && bytes.Equal(res.Stdout, here), nil
 	})
 	if err == nil && !same {
 		return differs("%s and that of image %s predefine other macros", req.GetCompiler(), shortImage(e.opt.Away.Image))

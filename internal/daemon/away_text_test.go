@@ -260,6 +260,56 @@ func TestSourceTextNeedsTheCompiler(t *testing.T) {
 	}
 }
 
+// silenced is a worker that does not answer the question for macros while mute
+// says how it ends instead.
+type silenced struct {
+	*machineWorker
+	mute *atomic.Pointer[ending]
+}
+
+// ending is how a compile ends.
+type ending struct {
+	res *remote.Result
+	err error
+}
+
+func (s silenced) Compile(ctx context.Context, r *remote.Request) (*remote.Result, error) {
+	if mute := s.mute.Load(); mute != nil && slices.Contains(r.Job.Argv, "-dM") {
+		return mute.res, mute.err
+	}
+	return s.machineWorker.Compile(ctx, r)
+}
+
+// TestSourceTextAsksAgain: that nobody answered says nothing of a compiler. Once a
+// worker answers, texts are sent.
+func TestSourceTextAsksAgain(t *testing.T) {
+	w := newMachineWorker(t)
+	for name, mute := range map[string]*ending{
+		"no worker": {nil, &remote.UnavailableError{Err: errors.New("all are full")}},
+		"a limit":   {&remote.Result{Limit: "memory"}, nil},
+		"killed":    {&remote.Result{Signal: 9}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := silenced{w, &atomic.Pointer[ending]{}}
+			e := textEngine(t, s, func(o *Options) { o.Away.Fallback = FallbackSame })
+			dir := project(t, map[string]string{"a.c": "int a;\n", "b.c": "int b;\n"})
+			s.mute.Store(mute)
+			if done := withCompiler(t, e, dir, "gcc", "-c", "a.c"); done.ExitCode != 0 {
+				t.Fatalf("%+v", done)
+			}
+			s.mute.Store(nil)
+			if done := withCompiler(t, e, dir, "gcc", "-c", "b.c"); done.ExitCode != 0 || done.Note != "" {
+				t.Fatalf("%+v", done)
+			}
+			e.Drain()
+			stats, err := ReadStats(e.cache)
+			if err != nil || stats.Misses != 2 || len(stats.NotRemote) != 1 || len(stats.NotPreprocessed) != 0 {
+				t.Errorf("%+v: %v", stats, err)
+			}
+		})
+	}
+}
+
 // TestSourceTextWithoutWorker: the policy for fallback is the same.
 func TestSourceTextWithoutWorker(t *testing.T) {
 	w := newMachineWorker(t)
