@@ -83,6 +83,7 @@ guest: setup build
 e2e: setup build guest
 	go test -tags e2e -p 1 -count=1 -timeout 60m -v ./test/e2e ./test/chain
 	go test -tags e2e -count=1 -timeout 30m -v ./test/lab
+	go test -tags e2e -count=1 -timeout 30m -v ./test/s3
 
 .PHONY: soak
 soak: setup build

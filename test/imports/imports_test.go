@@ -102,6 +102,7 @@ const graph = `
 	test/lab/demo/chain:
 	test/lab/demo:        guest internal/digest internal/rootfs test/images test/lab
 	test/script:
+	test/s3:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
 	bench/remote:         internal/audit test/chain
 `
