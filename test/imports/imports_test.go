@@ -41,6 +41,8 @@ const graph = `
 	# Objects by name, wherever they lie.
 	internal/store:
 	internal/store/kms:    internal/store
+	# What is kept in them, and what of it is believed.
+	internal/shared:       internal/action internal/digest internal/store
 	internal/config:
 	internal/telemetry:
 	internal/audit:       internal/atomicfile internal/digest
@@ -115,7 +117,7 @@ var owners = []struct{ library, owner, why string }{
 	{"golang.org/x/term", "cmd/hpccd", "only the command line asks what a terminal is"},
 	{"github.com/pelletier/go-toml", "internal/config", "one package reads settings"},
 	{"github.com/pierrec/lz4", "guest", "only a distribution's kernel is packed so"},
-	{"github.com/klauspost/compress", "internal/cache internal/rootfs internal/wirezip", "how blobs are stored is the cache's secret; layers and messages come compressed"},
+	{"github.com/klauspost/compress", "internal/cache internal/rootfs internal/shared internal/wirezip", "how blobs are stored is the secret of the caches; layers and messages come compressed"},
 	{"github.com/google/go-containerregistry", "internal/rootfs/registry", "one package talks to registries"},
 	{"github.com/Microsoft/hcsshim", "internal/rootfs/ext4", "one package knows the disk format, so that it can be exchanged"},
 	{"github.com/go-jose/go-jose", "internal/auth", "one package reads tokens that strangers send"},

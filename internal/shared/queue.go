@@ -1,0 +1,175 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"hpcc.dev/hpcc/internal/store"
+)
+
+// writers is how many calls of one tier are under way behind the builds. A result
+// takes three to five requests one after the other; eight times 100 ms are some 20
+// results a second, which is more than eight compilers make.
+const writers = 8
+
+// maxTouches bounds what waits in a tier's lane before a time of use is not renewed.
+const maxTouches = 1024
+
+// queue holds what is written behind the builds: one bound in bytes over all tiers,
+// and a lane for each, so that a slow one keeps no other waiting. Its goroutines end
+// when there is nothing to do.
+type queue struct {
+	ctx     context.Context
+	max     int64
+	workers sync.WaitGroup
+
+	mu      sync.Mutex
+	bytes   int64
+	waiting int // jobs that are not done, each counted for each of its tiers
+	lanes   map[*tier]*lane
+	closed  bool
+	idle    chan struct{} // closed when nothing waits; nil if nobody asked
+}
+
+type lane struct {
+	jobs    []*job
+	running int
+}
+
+// job is something to do to several tiers.
+type job struct {
+	size int64
+	left int // tiers that are not done; guarded by queue.mu
+	do   func(context.Context, *tier) error
+	// drop is called for each tier to which it is not done.
+	drop func(*tier)
+}
+
+func newQueue(ctx context.Context, limit int64) *queue {
+	return &queue{ctx: ctx, max: limit, lanes: map[*tier]*lane{}}
+}
+
+// jobOverhead is what a job takes beside its content.
+const jobOverhead = 1024
+
+// add queues a job for tiers, or drops it: where the queue is full or closed for
+// all, else for those that are away.
+func (q *queue) add(j *job, tiers []*tier) {
+	j.size += jobOverhead
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	full := q.closed || q.bytes+j.size > q.max
+	for _, t := range tiers {
+		if _, _, away := t.away(); full || away {
+			j.drop(t)
+			continue
+		}
+		l := q.lanes[t]
+		if l == nil {
+			l = &lane{}
+			q.lanes[t] = l
+		}
+		l.jobs = append(l.jobs, j)
+		j.left++
+		q.waiting++
+		if l.running < writers {
+			l.running++
+			q.workers.Go(func() { q.work(t, l) })
+		}
+	}
+	if j.left > 0 {
+		q.bytes += j.size
+	}
+}
+
+// busy reports whether a tier's lane is long.
+func (q *queue) busy(t *tier) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.lanes[t]
+	return q.closed || l != nil && len(l.jobs) > maxTouches
+}
+
+// work does a lane's jobs until there are none.
+func (q *queue) work(t *tier, l *lane) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(l.jobs) > 0 {
+		j := l.jobs[0]
+		l.jobs[0] = nil
+		l.jobs = l.jobs[1:]
+		q.mu.Unlock()
+		err := j.do(q.ctx, t)
+		if err != nil {
+			j.drop(t)
+		}
+		q.mu.Lock()
+		q.done(j)
+		if _, _, away := t.away(); away && errors.Is(err, store.ErrUnavailable) {
+			q.clear(t, l)
+		}
+	}
+	l.jobs = nil
+	l.running--
+}
+
+// clear drops what waits in a lane; the caller holds mu.
+func (q *queue) clear(t *tier, l *lane) {
+	for _, j := range l.jobs {
+		j.drop(t)
+		q.done(j)
+	}
+	l.jobs = nil
+}
+
+// done takes a job of one tier out; the caller holds mu.
+func (q *queue) done(j *job) {
+	if j.left--; j.left == 0 {
+		q.bytes -= j.size
+	}
+	if q.waiting--; q.waiting == 0 && q.idle != nil {
+		close(q.idle)
+		q.idle = nil
+	}
+}
+
+// drain waits until nothing waits.
+func (q *queue) drain(ctx context.Context) error {
+	q.mu.Lock()
+	if q.waiting == 0 {
+		q.mu.Unlock()
+		return nil
+	}
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+	}
+	idle := q.idle
+	q.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// close lets nothing more in, drains, and drops what is left.
+func (q *queue) close(ctx context.Context) error {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	err := q.drain(ctx)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for t, l := range q.lanes {
+		q.clear(t, l)
+	}
+	return err
+}
+
+func (q *queue) stats() QueueStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return QueueStats{Waiting: q.waiting, Bytes: q.bytes, MaxBytes: q.max}
+}
