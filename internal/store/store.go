@@ -15,8 +15,12 @@ import (
 // MaxObject is the largest object, 1 GiB: bodies are held in memory.
 const MaxObject = 1 << 30
 
-// MaxName is the longest name of an object, in bytes.
-const MaxName = 512
+// MaxName is the longest name of an object, in bytes, and maxPart of what lies
+// between two slashes: file systems take no longer ones.
+const (
+	MaxName = 512
+	maxPart = 255
+)
 
 var (
 	// ErrNotFound says that the store has no such object.
@@ -69,12 +73,16 @@ type Condition struct {
 // error that wraps ErrName. All methods may be called concurrently, end with ctx,
 // and return errors that wrap one of the package's where one fits. Objects appear
 // whole: no reader sees a part of one.
+//
+// A store that maps names to files cannot hold both "a" and "a/b". Its Put of the
+// second is an error that wraps ErrName, so nobody may rely on such names.
 type Store interface {
 	// Get returns an object of at most limit bytes (MaxObject if that is less); a
 	// larger one is ErrTooLarge, and is not read further than that.
 	Get(ctx context.Context, name string, limit int64) (Object, error)
 	// Put stores body, which it does not keep nor change, and returns the version.
-	// Of several Puts with one condition at most one succeeds.
+	// Of several Puts with one condition at most one succeeds. A Put whose answer
+	// was lost on the way may be an error, ErrConflict even, although it was done.
 	Put(ctx context.Context, name string, body []byte, when Condition) (Version, error)
 	Stat(ctx context.Context, name string) (Info, error)
 	// Touch makes an object's time of modification now. Its content stays; its
@@ -104,7 +112,7 @@ func CheckName(name string) error {
 		return fmt.Errorf("%w: %d bytes", ErrName, len(name))
 	}
 	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || part[0] == '.' {
+		if part == "" || len(part) > maxPart || part[0] == '.' {
 			return fmt.Errorf("%w: %q", ErrName, name)
 		}
 		for i := range len(part) {
@@ -113,6 +121,34 @@ func CheckName(name string) error {
 			default:
 				return fmt.Errorf("%w: %q", ErrName, name)
 			}
+		}
+	}
+	return nil
+}
+
+// checkPrefix reports an error that wraps ErrName unless prefix is "" or the
+// beginning of a name.
+func checkPrefix(prefix string) error {
+	// What is cut off may be all of a part: "a/" begins "a/b", and "a" begins "ab".
+	if prefix == "" || CheckName(prefix+"0") == nil || CheckName(prefix) == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: prefix %q", ErrName, prefix)
+}
+
+// limited is the most that Get returns for what its caller asked.
+func limited(limit int64) int64 { return max(0, min(limit, MaxObject)) }
+
+// DeleteMany removes objects, by few requests where s can.
+func DeleteMany(ctx context.Context, s Store, names []string) error {
+	if many, ok := s.(interface {
+		DeleteMany(ctx context.Context, names []string) error
+	}); ok {
+		return many.DeleteMany(ctx, names)
+	}
+	for _, name := range names {
+		if err := s.Delete(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -43,6 +43,7 @@ const graph = `
 	internal/store/kms:    internal/store
 	# What is kept in them, and what of it is believed.
 	internal/shared:       internal/action internal/digest internal/store
+	internal/store/storetest: internal/store
 	internal/config:
 	internal/telemetry:
 	internal/audit:       internal/atomicfile internal/digest

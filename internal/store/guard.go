@@ -1,0 +1,306 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// GuardOptions say what a store may cost. Zero values are the defaults.
+type GuardOptions struct {
+	// Read is how long Get and Stat may take (2 s), Write how long Put, Touch and
+	// Delete may (5 s), and List how long a listing may name nothing (30 s); what its
+	// visitor takes does not count.
+	Read, Write, List time.Duration
+	// After FirstProbe (5 s) a store that is away is asked whether it is back, then
+	// after twice as long, up to LastProbe (5 min).
+	FirstProbe, LastProbe time.Duration
+	// Log is told when the store goes and comes back; nil for nobody.
+	Log *slog.Logger
+}
+
+// Guarded is a store that costs no more than one time-out when it is away.
+//
+// The first call that gets no answer in time, or none but ErrUnavailable, opens a
+// circuit: calls that are under way are cut short, and later ones fail within
+// microseconds with an *AwayError. A probe in the background, never on a caller's
+// time, closes it again. So callers at once and callers in a row lose one time-out
+// of wall time together.
+//
+// ErrDenied opens the circuit too, since credentials do not heal by asking for each
+// object; but only for calls of the same kind (reads, writes, listings): whoever may
+// not write may well read.
+//
+// No other error says that the next call would fail: objects that are absent, have
+// changed, are damaged or too large are a store's answers, and an error that is none
+// of this package's came from a store that answers. A caller's own context says
+// nothing about the store either.
+type Guarded struct {
+	store Store
+	opt   GuardOptions
+
+	mu      sync.Mutex
+	away    *AwayError        // what all calls get at once
+	denied  [kinds]*AwayError // what those of a kind do
+	epoch   epoch             // of the calls that are under way
+	probing bool              // a goroutine does: while anything is away or denied
+	pause   time.Duration     // before the latest probe
+	until   time.Time         // of the next probe
+	well    time.Time         // when probing last ended
+	count   Counts
+	closed  bool
+
+	life  context.Context // until Close
+	end   context.CancelFunc
+	probe sync.WaitGroup
+}
+
+// kind is what a call does.
+type kind int
+
+const (
+	reading kind = iota
+	writing
+	listing
+	kinds
+)
+
+func (k kind) String() string { return [kinds]string{"reads", "writes", "listings"}[k] }
+
+// epoch is a time in which the store is not away.
+type epoch struct {
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
+func newEpoch() epoch {
+	ctx, end := context.WithCancelCause(context.Background())
+	return epoch{ctx, end}
+}
+
+// AwayError is the ErrUnavailable or ErrDenied of a store that is not asked.
+type AwayError struct {
+	Store string // as String names it
+	// Since is when it failed, and Until when it is asked again.
+	Since, Until time.Time
+	Err          error // what it failed by
+}
+
+func (e *AwayError) Error() string {
+	return fmt.Sprintf("%s is not asked until %s: %v", e.Store, e.Until.Format(time.TimeOnly), e.Err)
+}
+
+// Unwrap makes every AwayError an ErrUnavailable, and tells of ErrDenied as well.
+func (e *AwayError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
+
+// errTimeout is the cause of a call's end.
+type timeoutError time.Duration
+
+func (e timeoutError) Error() string { return fmt.Sprintf("no answer within %v", time.Duration(e)) }
+
+// Counts are what a guarded store was used for.
+type Counts struct {
+	Calls    int64 `json:"calls"`    // that were begun
+	Refused  int64 `json:"refused"`  // that were not, while the store was away
+	Cut      int64 `json:"cut"`      // that ended because another failed
+	Timeouts int64 `json:"timeouts"` // that got no answer
+	// Errors counts failures besides time-outs: not absences, conflicts, sizes, nor
+	// ends by the caller.
+	Errors int64 `json:"errors"`
+	// BytesRead and BytesWritten are of bodies, in calls that succeeded.
+	BytesRead    int64 `json:"bytes_read"`
+	BytesWritten int64 `json:"bytes_written"`
+}
+
+// State is how a guarded store is, for people.
+type State struct {
+	Store string `json:"store"`
+	// Away says that the store is not asked for anything. Denied are the kinds of
+	// calls that are not made because it does not allow them.
+	Away   bool     `json:"away"`
+	Denied []string `json:"denied,omitempty"`
+	// Since and Until are when the latest of it began and when it is tried again;
+	// zero where all is well. Reason is the error.
+	Since  time.Time `json:"since,omitzero"`
+	Until  time.Time `json:"until,omitzero"`
+	Reason string    `json:"reason,omitempty"`
+	Counts
+}
+
+// String is "ok", or what is wrong and until when.
+func (s State) String() string {
+	switch {
+	case s.Away:
+		return fmt.Sprintf("away since %s, asked again at %s: %s", s.Since.Format(time.TimeOnly), s.Until.Format(time.TimeOnly), s.Reason)
+	case len(s.Denied) > 0:
+		return fmt.Sprintf("%v denied since %s, tried again at %s: %s", s.Denied, s.Since.Format(time.TimeOnly), s.Until.Format(time.TimeOnly), s.Reason)
+	}
+	return "ok"
+}
+
+// Guard returns s with bounds on what it may cost. Close closes s too.
+func Guard(s Store, opt GuardOptions) *Guarded {
+	for _, d := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{
+		{&opt.Read, 2 * time.Second}, {&opt.Write, 5 * time.Second}, {&opt.List, 30 * time.Second},
+		{&opt.FirstProbe, 5 * time.Second}, {&opt.LastProbe, 5 * time.Minute},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.fallback
+		}
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	g := &Guarded{store: s, opt: opt, epoch: newEpoch()}
+	g.life, g.end = context.WithCancel(context.Background())
+	return g
+}
+
+// State tells how the store is.
+func (g *Guarded) State() State {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := State{Store: g.store.String(), Counts: g.count}
+	tell := func(e *AwayError) { s.Since, s.Until, s.Reason = e.Since, e.Until, e.Err.Error() }
+	if g.away != nil {
+		s.Away = true
+		tell(g.away)
+		return s
+	}
+	for k, e := range g.denied {
+		if e != nil {
+			s.Denied = append(s.Denied, kind(k).String())
+			tell(e)
+		}
+	}
+	return s
+}
+
+func (g *Guarded) String() string { return g.store.String() }
+
+// Close ends probes and closes the store.
+func (g *Guarded) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.end()
+	g.probe.Wait()
+	return g.store.Close()
+}
+
+// call makes a call of the store that may take limit.
+func (g *Guarded) call(ctx context.Context, k kind, limit time.Duration, f func(ctx context.Context) error) error {
+	return g.watch(ctx, k, limit, func(ctx context.Context, _ func() func()) error { return f(ctx) })
+}
+
+// watch makes a call that may take limit. f gets a function that stops the clock,
+// and returns one that starts it anew.
+func (g *Guarded) watch(ctx context.Context, k kind, limit time.Duration, f func(ctx context.Context, stop func() func()) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now, away := g.enter(k)
+	if away != nil {
+		return away
+	}
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(now.ctx, func() { cancel(context.Cause(now.ctx)) })()
+	clock := time.AfterFunc(limit, func() { cancel(timeoutError(limit)) })
+	defer clock.Stop()
+	err := f(inner, func() func() {
+		clock.Stop()
+		return func() { clock.Reset(limit) }
+	})
+	if err == nil {
+		return nil
+	}
+	return g.judge(ctx, inner, k, err)
+}
+
+// enter counts a call, unless it is not to be made.
+func (g *Guarded) enter(k kind) (epoch, *AwayError) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e := cmp.Or(g.away, g.denied[k]); e != nil {
+		g.count.Refused++
+		return epoch{}, e
+	}
+	g.count.Calls++
+	return g.epoch, nil
+}
+
+// judge decides what an error says of the store, and what the caller is told.
+func (g *Guarded) judge(ctx, inner context.Context, k kind, err error) error {
+	for _, answer := range []error{ErrNotFound, ErrConflict, ErrTooLarge, ErrReadOnly, ErrName} {
+		if errors.Is(err, answer) {
+			return err
+		}
+	}
+	var (
+		cause   = context.Cause(inner)
+		timeout timeoutError
+		away    *AwayError
+	)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return err // the caller has had enough
+	case errors.As(cause, &away): // which tells of a time-out as well
+		g.count.Cut++
+		return away
+	case errors.As(cause, &timeout):
+		g.count.Timeouts++
+		return g.fail(k, fmt.Errorf("%w: %w", ErrUnavailable, timeout))
+	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnavailable):
+		g.count.Errors++
+		return g.fail(k, err)
+	}
+	g.count.Errors++
+	return err
+}
+
+// fail opens the circuit, and returns what the caller is told; g.mu is held.
+func (g *Guarded) fail(k kind, err error) error {
+	if g.closed {
+		return err
+	}
+	if e := cmp.Or(g.away, g.denied[k]); e != nil {
+		return e // another call was faster
+	}
+	if !g.probing {
+		// One that fails again soon after it came back is asked less and less.
+		if g.pause == 0 || time.Since(g.well) > g.opt.LastProbe {
+			g.pause = g.opt.FirstProbe
+		} else {
+			g.pause = min(2*g.pause, g.opt.LastProbe)
+		}
+		g.until = time.Now().Add(g.pause)
+		g.probing = true
+		g.probe.Go(g.heal)
+	}
+	return g.shut(k, err)
+}
+
+// shut refuses calls: those of a kind if they are denied, else all; g.mu is held.
+func (g *Guarded) shut(k kind, err error) *AwayError {
+	e := &AwayError{Store: g.store.String(), Since: time.Now(), Until: g.until, Err: err}
+	if errors.Is(err, ErrDenied) {
+		g.denied[k] = e
+		g.opt.Log.Warn("a shared store denies access, and builds go on without", "store", e.Store, "calls", k.String(), "err", err)
+		return e
+	}
+	g.away = e
+	g.epoch.end(e)
+	g.epoch = newEpoch()
+	g.opt.Log.Warn("a shared store is away, and builds go on without", "store", e.Store, "until", e.Until, "err", err)
+	return e
+}
