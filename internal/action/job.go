@@ -128,6 +128,36 @@ func (a *Action) Candidate() Candidate {
 	}
 }
 
+// Found lists what a candidate names as found, as Job.Action takes it.
+func (c *Candidate) Found() []string {
+	found := make([]string, 0, len(c.Inputs)+len(c.Links)+len(c.Present))
+	for _, in := range c.Inputs {
+		found = append(found, in.Path)
+	}
+	for _, l := range c.Links {
+		found = append(found, l.A)
+	}
+	return append(found, c.Present...)
+}
+
+// Tree is what a candidate says that was there. Of two contents for one path it
+// has one.
+func (c *Candidate) Tree() Tree {
+	tree := make(Tree, len(c.Inputs)+len(c.Links))
+	for _, p := range c.Present {
+		if dir, ok := strings.CutSuffix(p, "/."); ok {
+			tree[dir] = Node{}
+		}
+	}
+	for _, in := range c.Inputs {
+		tree[in.Path] = Node{Digest: in.Digest}
+	}
+	for _, l := range c.Links {
+		tree[l.A] = Node{Target: l.B}
+	}
+	return tree
+}
+
 // Holds tells whether a job with tree would find what c's job found, and miss
 // what it missed, as far as tree tells: a file that the client has and did not
 // name is not known here.

@@ -92,6 +92,12 @@ func (c *Disk) QuarantinedKeys() []digest.Key {
 	return keys
 }
 
+// IsQuarantined tells whether there is an entry in quarantine under key.
+func (c *Disk) IsQuarantined(key digest.Key) bool {
+	_, err := os.Lstat(c.path(KindQuarantined, key))
+	return err == nil
+}
+
 // Quarantined returns what Quarantine kept: the report, and the entry, nil if
 // that was gone.
 func (c *Disk) Quarantined(key digest.Key) (report []byte, entry *action.Entry, err error) {

@@ -145,6 +145,16 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 	if res.ExitCode != 0 || res.Signal != 0 {
 		return j.failAway(res), nil
 	}
+	dated := j.outcome.reason
+	msg, err := j.leaveAway(id, res, "")
+	if err == nil && dated != "" {
+		j.outcome = outcome{kind: uncacheable, reason: dated, detail: j.prep.inv.Source}
+	}
+	return msg, err
+}
+
+// leaveAway leaves a result that a worker made, or that tier had if it is not "".
+func (j *job) leaveAway(id manifestID, res *remote.Result, tier string) (*ipcv1.ServerMessage, error) {
 	r, err := j.resultOf(res)
 	if err != nil {
 		return nil, err
@@ -153,17 +163,14 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 	if err != nil {
 		return nil, err
 	}
-	dated := j.outcome.reason
-	j.made(id, res, r)
-	if dated != "" {
-		j.outcome = outcome{kind: uncacheable, reason: dated, detail: j.prep.inv.Source}
-	}
+	j.made(id, res, r, tier)
 	return msg, nil
 }
 
-// made notes what a worker made or had, and has it kept here behind the build.
-func (j *job) made(id manifestID, res *remote.Result, r *result) {
-	j.outcome = outcome{kind: miss, action: res.Key, manifest: id.key}
+// made notes what a worker made or had, or tier if it is not "", and has it kept
+// here behind the build.
+func (j *job) made(id manifestID, res *remote.Result, r *result, tier string) {
+	j.outcome = outcome{kind: miss, action: res.Key, manifest: id.key, tier: tier}
 	if res.Hit {
 		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
 	}

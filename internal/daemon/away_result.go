@@ -53,26 +53,9 @@ func (j *job) resultOf(res *remote.Result) (*result, error) {
 // keepAway stores a worker's result here, too. If that fails, the build still has
 // what it needs.
 func (j *job) keepAway(id manifestID, res *remote.Result, r *result) {
-	if err := j.e.keepAway(id, res, r); err != nil {
-		j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
+	if _, err := j.put(id, res.Key, &action.Entry{Action: *res.Action, Result: *r.Result}, r.outputs); err != nil {
+		j.notKept(err)
 	}
-}
-
-func (e *Engine) keepAway(id manifestID, res *remote.Result, r *result) error {
-	for _, o := range r.Outputs {
-		if _, err := e.cache.PutBlob(r.outputs[o.Role].data); err != nil {
-			return err
-		}
-	}
-	if err := e.cache.PutEntry(res.Key, &action.Entry{Action: *res.Action, Result: *r.Result}); err != nil {
-		return err
-	}
-	err := e.addTo(id.key, res.Action.Candidate())
-	e.manifests.remove(id)
-	if err == nil {
-		e.keepResult(res.Key, r.Result, r.outputs)
-	}
-	return err
 }
 
 // failedByDate reports whether a compile failed by dateTimeError, and by nothing

@@ -225,6 +225,8 @@ func (j *job) searchText(ctx context.Context, t *sourceText) (*ipcv1.ServerMessa
 		if msg := j.deliverText(key, t); msg != nil {
 			return msg, nil
 		}
+	} else if msg := j.fetchText(ctx, key, t); msg != nil {
+		return msg, nil
 	}
 	return j.compileText(ctx, key, t)
 }
@@ -240,7 +242,7 @@ func (j *job) deliverText(key digest.Key, t *sourceText) *ipcv1.ServerMessage {
 	}
 	for i := range m.Candidates {
 		c := &m.Candidates[i]
-		if !j.prep.work.Holds(c, t.tree) || slices.ContainsFunc(c.Absent, t.isHere) {
+		if !t.holds(c) {
 			continue
 		}
 		stored, err := j.e.result(key, c.Action)
@@ -268,6 +270,11 @@ func (t *sourceText) with(r *result) *result {
 	return &result{Result: &plain, outputs: r.outputs, digests: r.digests}
 }
 
+// holds tells whether a compile of this text would find what a candidate's did.
+func (t *sourceText) holds(c *action.Candidate) bool {
+	return t.j.prep.work.Holds(c, t.tree) && !slices.ContainsFunc(c.Absent, t.isHere)
+}
+
 // isHere reports whether what a machine looked for in vain is here.
 func (t *sourceText) isHere(name string) bool {
 	var st unix.Stat_t
@@ -287,6 +294,11 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 	if res.ExitCode != 0 || res.Signal != 0 || len(res.Stdout)+len(res.Stderr) > 0 {
 		return nil, orNotText(refuse(reasonTextMessages, "the compiler has something to say"))
 	}
+	return j.leaveText(key, t, res, "")
+}
+
+// leaveText leaves a result of the text, which a worker made or tier had.
+func (j *job) leaveText(key digest.Key, t *sourceText, res *remote.Result, tier string) (*ipcv1.ServerMessage, error) {
 	r, err := j.resultOf(res)
 	if err != nil {
 		return nil, err
@@ -296,7 +308,7 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 	if err != nil {
 		return nil, err
 	}
-	j.made(manifestID{key: key}, res, r)
+	j.made(manifestID{key: key}, res, r, tier)
 	return msg, nil
 }
 

@@ -38,6 +38,9 @@ type Options struct {
 	// Away has workers make the compiles, if it is not nil. Reproducible is on
 	// then.
 	Away *Away
+	// Shared, if it is not nil, is asked for what is not in Cache, and gets what is
+	// compiled here in reproducible mode. The engine closes it.
+	Shared Shared
 	// Disabled passes every compile through.
 	Disabled bool
 	// Background lets results be stored after the build has gone on. A
@@ -98,6 +101,9 @@ func NewEngine(opt Options) *Engine {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	if opt.Away != nil && opt.Away.Paranoid {
+		opt.Shared = nil // each hit is to be a worker's
+	}
 	local := 1
 	if opt.Away != nil {
 		local = max(local, opt.Away.LocalJobs)
@@ -124,6 +130,10 @@ func NewEngine(opt Options) *Engine {
 	}
 }
 
+// sharedPatience bounds how long an engine that ends waits for what is still to
+// be written to the shared caches.
+const sharedPatience = 30 * time.Second
+
 // Drain waits until every result that is on its way is stored and the
 // statistics are on disk.
 func (e *Engine) Drain() {
@@ -140,6 +150,13 @@ func (e *Engine) Close() {
 	if e.opt.Away != nil {
 		if c, ok := e.opt.Away.Worker.(io.Closer); ok {
 			_ = c.Close() // no compile is under way
+		}
+	}
+	if e.opt.Shared != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), sharedPatience)
+		defer cancel()
+		if err := e.opt.Shared.Close(ctx); err != nil {
+			e.log.Warn("shared-not-written", "error", err.Error(), "waited", sharedPatience.String())
 		}
 	}
 	if err := e.cache.Close(); err != nil {

@@ -30,8 +30,12 @@ type Explanation struct {
 	// directory.
 	Command []string `json:"command"`
 	Cwd     string   `json:"cwd"`
-	// Outcome is "hit", "hit-preprocessed", "miss", "failed" or "uncacheable".
+	// Outcome is "hit", "hit-preprocessed", "hit-remote", "miss", "failed" or
+	// "uncacheable".
 	Outcome string `json:"outcome"`
+	// Tier is the shared cache that had the result of a "hit-remote"; "" for a
+	// worker's.
+	Tier string `json:"tier,omitempty"`
 	// Reason is why a unit is not cacheable, and Detail the option, variable or
 	// file that decided.
 	Reason string `json:"reason,omitempty"`
@@ -79,7 +83,7 @@ func Explain(ctx context.Context, c *cache.Disk, path string) (*Explanation, err
 	}
 	x := &Explanation{
 		File: rec.Source, Time: last.Time, Command: last.Command, Cwd: last.Cwd, Outcome: last.Outcome,
-		Reason: string(last.Reason), Detail: last.Detail, Differs: last.Differs,
+		Reason: string(last.Reason), Detail: last.Detail, Differs: last.Differs, Tier: last.Tier,
 		Action: last.Action, Manifest: last.Manifest,
 	}
 	if last.Output != "" {

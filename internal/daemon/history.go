@@ -30,6 +30,8 @@ type Attempt struct {
 	Outcome string          `json:"outcome"`
 	Reason  compiler.Reason `json:"reason,omitempty"`
 	Detail  string          `json:"detail,omitempty"`
+	// Tier is the shared cache that had the result.
+	Tier string `json:"tier,omitempty"`
 	// Compiler is the program behind Command[0], absolute.
 	Compiler string   `json:"compiler"`
 	Command  []string `json:"command"`
@@ -55,7 +57,7 @@ type Attempt struct {
 func newAttempt(j *job) Attempt {
 	o := &j.outcome
 	a := Attempt{
-		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail, Differs: o.why,
+		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail, Differs: o.why, Tier: o.tier,
 		Compiler: j.req.GetCompiler(), Command: j.req.GetArgs(),
 		Streams: [2]string{terminalText(j.req.GetStdout()), terminalText(j.req.GetStderr())},
 		Cwd:     j.req.GetCwd(),

@@ -147,7 +147,7 @@ func (j *job) search(ctx context.Context, compile func(context.Context, manifest
 		found, id, why := j.find(id)
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
-				j.verifying = &verification{id, found, r}
+				j.verifying = &verification{manifest: id, found: found, result: r}
 				return compile(ctx, id)
 			}
 		}
@@ -161,6 +161,10 @@ func (j *job) search(ctx context.Context, compile func(context.Context, manifest
 		}
 		j.outcome.why = why
 		if j.flight != nil {
+			// Nobody else asks for the same now.
+			if msg := j.fetch(ctx, &id); msg != nil {
+				return msg, nil
+			}
 			return compile(ctx, id)
 		}
 		// By the source's content, too: builds have many a main.c, with one
@@ -203,20 +207,33 @@ func (j *job) manifestID(ctx context.Context) (manifestID, error) {
 	case needSource:
 		return j.sourced(id), nil
 	case needRoots:
-		j.rooted = true
-		id.key = rootedKey(j.prep.key, j.prep.place)
+		id = j.byRoots()
 		if j.e.load(id, j.prep.place).preprocess == needSource {
 			return j.sourced(id), nil
 		}
 		return id, nil
 	}
+	return j.byText(ctx)
+}
+
+// byRoots tells the job's results apart by where the project lies, and names
+// their manifest.
+func (j *job) byRoots() manifestID {
+	j.rooted = true
+	id := j.prep.id()
+	id.key = rootedKey(j.prep.key, j.prep.place)
+	return id
+}
+
+// byText does so by the preprocessed text, which it has made.
+func (j *job) byText(ctx context.Context) (manifestID, error) {
+	id := j.byRoots()
 	text, inputs, err := j.preprocess(ctx)
 	if err != nil {
 		return id, err
 	}
 	j.preprocessed = text
-	j.rooted = true
-	id.key = preprocessedKey(rootedKey(j.prep.key, j.prep.place), text, inputs)
+	id.key = preprocessedKey(id.key, text, inputs)
 	return id, nil
 }
 
@@ -314,7 +331,7 @@ func (j *job) deliver(manifest digest.Key, c *candidate) (*ipcv1.ServerMessage, 
 	}
 	msg, err := j.leave(r)
 	if err == nil {
-		j.outcome = outcome{kind: j.hitKind(), action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
+		j.outcome = outcome{kind: j.hitKind(""), action: c.action, manifest: manifest, saved: r.CompileTime, verify: j.outcome.verify}
 	}
 	return msg, err
 }
@@ -360,11 +377,13 @@ func (j *job) leave(r *result) (*ipcv1.ServerMessage, error) {
 	}}, nil
 }
 
-// hitKind is what a hit of this job counts as.
-func (j *job) hitKind() kind {
+// hitKind is what a hit of this job counts as, if its result comes from tier.
+func (j *job) hitKind(tier string) kind {
 	switch {
 	case j.prep.inv.Mode == compiler.Listing:
 		return listHit
+	case tier != "":
+		return hitRemote
 	case !j.preprocessed.IsZero():
 		return hitPreprocessed
 	}

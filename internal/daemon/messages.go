@@ -53,17 +53,27 @@ func (m *messages) serve(context string) bool {
 	return context == "" || context == m.either || context == m.exact
 }
 
-// context adds to an action what its messages depended on, so that results
-// that differ in these alone lie side by side, and names it.
-func (m *messages) context(a *action.Action, c *compiled) string {
-	streams, context := []string{m.stderr, m.stdout}, m.exact
+// context names what a compile's messages depended on; "" if there are none.
+func (m *messages) context(c *compiled) string {
 	switch {
 	case len(c.stdout)+len(c.stderr) == 0:
 		return ""
 	case len(c.stdout) == 0 && !c.merged:
-		streams, context = streams[:1], m.either
+		return m.either
+	}
+	return m.exact
+}
+
+// mark adds to an action what messages of a context that serves here depend on,
+// so that results that differ in these alone lie side by side.
+func (m *messages) mark(a *action.Action, context string) {
+	if context == "" {
+		return
+	}
+	streams := []string{m.stderr, m.stdout}
+	if context == m.either {
+		streams = streams[:1]
 	}
 	a.Env = slices.Concat(a.Env, m.env)
 	a.Command = append(slices.Clone(a.Command), action.Mark(action.MarkMessages, strings.Join(streams, ", ")))
-	return context
 }

@@ -62,6 +62,8 @@ type outcome struct {
 	notText compiler.Reason
 	// verify is what came of verifying a hit.
 	verify verdict
+	// tier is the shared cache that had the result, "" for none.
+	tier string
 }
 
 // add adds what another count found.
@@ -80,6 +82,9 @@ func (s *Stats) add(d *Stats) {
 	s.Verify.Mismatched += d.Verify.Mismatched
 	s.Damaged += d.Damaged
 	s.Complete()
+	for t, n := range d.HitsByTier {
+		s.HitsByTier[t] += n
+	}
 	for r, n := range d.Uncacheable {
 		s.Uncacheable[r] += n
 	}
@@ -98,6 +103,9 @@ func (s *Stats) add(d *Stats) {
 func (s *Stats) Complete() {
 	if s.Uncacheable == nil {
 		s.Uncacheable = map[string]int64{}
+	}
+	if s.HitsByTier == nil {
+		s.HitsByTier = map[string]int64{}
 	}
 	if s.NotRemote == nil {
 		s.NotRemote = map[string]int64{}
@@ -154,6 +162,7 @@ type logLine struct {
 	Compiler string          `json:"compiler"`
 	Args     []string        `json:"args"`
 	Action   string          `json:"action,omitempty"`
+	Tier     string          `json:"tier,omitempty"`
 	Differs  string          `json:"differs,omitempty"`
 	Seconds  float64         `json:"seconds"`
 	Saved    float64         `json:"seconds_saved,omitempty"`
@@ -170,6 +179,12 @@ func (r *recorder) record(j *job) {
 		d.HitsPreprocessed++
 	case hitRemote:
 		d.HitsRemote++
+		if o.tier != "" {
+			if d.HitsByTier == nil {
+				d.HitsByTier = map[string]int64{}
+			}
+			d.HitsByTier[o.tier]++
+		}
 	case miss:
 		d.Misses++
 	case failed:
@@ -240,7 +255,7 @@ func (r *recorder) writeLog(j *job) {
 	line := logLine{
 		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail,
 		Cwd: j.req.GetCwd(), Compiler: j.req.GetCompiler(), Args: j.req.GetArgs(), Differs: o.why,
-		Seconds: o.total.Seconds(), Saved: o.saved.Seconds(),
+		Tier: o.tier, Seconds: o.total.Seconds(), Saved: o.saved.Seconds(),
 	}
 	if j.prep != nil {
 		line.Source, line.Output = j.prep.inv.Source, j.prep.inv.Object

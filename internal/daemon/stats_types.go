@@ -12,8 +12,11 @@ type Stats struct {
 	HitsDirect int64 `json:"hits_direct"`
 	// HitsPreprocessed were found by the digest of the preprocessed source.
 	HitsPreprocessed int64 `json:"hits_preprocessed"`
-	// HitsRemote were compiled nowhere in this build: a shared tier had them.
+	// HitsRemote were compiled nowhere in this build: a shared cache or a worker had
+	// them.
 	HitsRemote int64 `json:"hits_remote"`
+	// HitsByTier counts those of them that came from a shared cache, by its name.
+	HitsByTier map[string]int64 `json:"hits_by_tier"`
 	// Misses were compiled, and stored where the compile succeeded.
 	Misses int64 `json:"misses"`
 	// CompilesFailed counts the misses whose compiler reported an error;

@@ -119,16 +119,23 @@ type needsText string
 
 func (n needsText) Error() string { return "needs the preprocessed text: " + string(n) }
 
-// action names everything that decided the result.
-func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
+// basis is as much of the job's action as is known without its inputs.
+func (j *job) basis() *action.Action {
 	p := j.prep
 	a := &action.Action{
 		Toolchain: p.tool.Identity, Command: p.command, Env: p.env, Cwd: p.cwd,
 		Preprocessed: j.preprocessed,
 	}
-	if roots := j.prep.place.rootDirs(); j.rooted && len(roots) > 0 {
+	if roots := p.place.rootDirs(); j.rooted && len(roots) > 0 {
 		a.Command = append(slices.Clone(a.Command), action.Mark(action.MarkRoots, strings.Join(roots, "\n")))
 	}
+	return a
+}
+
+// action names everything that decided the result.
+func (j *job) action(ctx context.Context, c *compiled) (*action.Action, error) {
+	p := j.prep
+	a := j.basis()
 	// The same toolchain, still: an upgrade under way mixes two.
 	tool, err := j.e.detector.Identify(ctx, j.req.GetCompiler(), j.req.GetCompiler(), j.req.GetEnv())
 	if err == nil {
@@ -374,10 +381,10 @@ func (j *job) mark(why string) error {
 	return err
 }
 
-// write stores blobs, entry and manifest, in this order: whoever finds one
-// finds what it names. It returns the action's key and the manifest's name.
+// write stores a compile's result here, and in the caches that others share. It
+// returns the action's key and the manifest's name.
 func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, manifestID, error) {
-	e, p := j.e, j.prep
+	p := j.prep
 	entry := &action.Entry{Action: *a, Result: action.Result{
 		Stdout: p.place.paths.NeutralText(c.stdout), Stderr: p.place.paths.NeutralText(c.stderr),
 		CompileTime: c.elapsed,
@@ -390,7 +397,8 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, m
 		}
 	}
 	if c.inv.Mode != compiler.Listing {
-		res.StdioContext = p.messages.context(&entry.Action, c)
+		res.StdioContext = p.messages.context(c)
+		p.messages.mark(&entry.Action, res.StdioContext)
 	}
 	for i, d := range c.deps {
 		res.Dependencies = append(res.Dependencies, action.Dependency{
@@ -398,29 +406,47 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, m
 		})
 	}
 	for _, o := range p.inv.Outputs {
-		out, ok := c.outputs[o.Role]
-		if !ok {
-			continue
+		if out, ok := c.outputs[o.Role]; ok {
+			res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: digest.Of(out.data)})
 		}
-		d, err := e.cache.PutBlob(out.data)
-		if err != nil {
-			return digest.Key{}, id, err
-		}
-		res.Outputs = append(res.Outputs, action.Output{Role: o.Role, Digest: d})
 	}
 	key := entry.Action.Key()
+	shared := j.sharedID(id)
+	id, err := j.put(id, key, entry, c.outputs)
+	if err == nil {
+		j.share(shared, entry, c.outputs)
+	}
+	return key, id, err
+}
+
+// put stores blobs, entry and manifest, in this order: whoever finds one finds
+// what it names. It returns the manifest's name.
+func (j *job) put(id manifestID, key digest.Key, entry *action.Entry, outputs map[string]output) (manifestID, error) {
+	e, p := j.e, j.prep
+	for _, o := range entry.Result.Outputs {
+		if _, err := e.cache.PutBlob(outputs[o.Role].data); err != nil {
+			return id, err
+		}
+	}
 	if err := e.cache.PutEntry(key, entry); err != nil {
-		return digest.Key{}, id, err
+		return id, err
 	}
-	stored := action.Candidate{
-		Action: key, Inputs: a.Inputs, Absent: a.Absent, Present: a.Present, Chain: a.Chain, Same: a.Same,
-		StdioContext: res.StdioContext,
+	candidate := entry.Action.Candidate()
+	candidate.StdioContext = entry.Result.StdioContext
+	var err error
+	if p.work != nil {
+		// The source is part of the manifest's name already.
+		err = e.addTo(id.key, candidate)
+		e.manifests.remove(id)
+	} else {
+		id, err = e.addCandidate(id, p.place.paths.Neutral(p.inv.Source), candidate)
 	}
-	id, err := e.addCandidate(id, p.place.paths.Neutral(c.inv.Source), stored)
 	if err != nil {
-		return digest.Key{}, id, err
+		return id, err
 	}
-	e.remember(p.tool)
-	e.keepResult(key, res, c.outputs)
-	return key, id, nil
+	if p.tool != nil {
+		e.remember(p.tool)
+	}
+	e.keepResult(key, &entry.Result, outputs)
+	return id, nil
 }

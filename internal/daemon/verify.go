@@ -94,6 +94,8 @@ type verification struct {
 	manifest manifestID
 	found    *candidate
 	result   *result
+	// tier is where the result was fetched from, "" if it was here.
+	tier string
 }
 
 // compare judges a stored result by a compile just made. One that differs goes
@@ -121,7 +123,7 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 	if j.prep.inv.Deps.Requested && !j.sameDependencies(c) {
 		differs = append(differs, "dependencies")
 	}
-	j.outcome = outcome{kind: j.hitKind(), action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
+	j.outcome = outcome{kind: j.hitKind(v.tier), tier: v.tier, action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
 	if len(differs) == 0 {
 		return
 	}
@@ -141,7 +143,7 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 		q.CompiledNote = "only the preprocessed text would tell"
 	default:
 		made := *a
-		j.prep.messages.context(&made, c)
+		j.prep.messages.mark(&made, j.prep.messages.context(c))
 		q.Compiled = made.Key().String()
 	}
 	for role, out := range c.outputs {

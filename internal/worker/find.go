@@ -89,14 +89,7 @@ func (c *compile) entry(j *checked, candidate *action.Candidate) (*answer, error
 // lead to the action that it names: a result is believed by a key that was
 // computed from what was checked here.
 func recordOfCandidate(j *checked, candidate *action.Candidate) *record {
-	r := &record{absent: candidate.Absent, found: make([]string, 0, len(candidate.Inputs)+len(candidate.Links)+len(candidate.Present))}
-	for _, in := range candidate.Inputs {
-		r.found = append(r.found, in.Path)
-	}
-	for _, l := range candidate.Links {
-		r.found = append(r.found, l.A)
-	}
-	r.found = append(r.found, candidate.Present...)
+	r := &record{absent: candidate.Absent, found: candidate.Found()}
 	var err error
 	if r.action, err = j.Action(j.tree, r.found, r.absent); err != nil || r.action.Key() != candidate.Action {
 		return nil

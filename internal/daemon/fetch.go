@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// Shared are the caches that this machine has in common with others;
+// *shared.Cache is one. Whatever is wrong with them, its methods return in
+// bounded time, and as if nothing were there.
+type Shared interface {
+	// Manifest returns what is known under a key, or nil. Nothing of it is to be
+	// believed.
+	Manifest(ctx context.Context, key digest.Key) *action.Manifest
+	// Result returns the result of an action, whose key the caller made of what it
+	// checked, or nil. It is whole, and made by somebody who is trusted.
+	Result(ctx context.Context, key digest.Key) *Fetched
+	// Put writes a result, and its candidate into a manifest, behind the caller.
+	Put(manifest digest.Key, preprocess string, e *action.Entry, blobs map[digest.Digest][]byte)
+	// Mark writes Manifest.Preprocess.
+	Mark(manifest digest.Key, preprocess string)
+	// Close waits until what was put is written, or ctx ends.
+	Close(ctx context.Context) error
+}
+
+// Fetched is a result of a shared cache: Entry's action has the key that was asked
+// for, and Blobs holds all of its outputs.
+type Fetched struct {
+	Entry *action.Entry
+	Blobs map[digest.Digest][]byte
+	// Tier is the cache that had it, and Signer whose word it is.
+	Tier, Signer string
+}
+
+// maxDoubtful bounds the results that one manifest's candidates are asked for: a
+// manifest that lies costs no more than that.
+const maxDoubtful = 2
+
+// sharedID names the job's manifest in shared caches, where id is the one here.
+// The source's content is always part of the name there: a manifest that all
+// branches of all developers share would soon be full.
+func (j *job) sharedID(id manifestID) digest.Key {
+	switch {
+	case j.prep.work != nil, !j.preprocessed.IsZero():
+		return id.key
+	case j.rooted:
+		return j.sourced(manifestID{key: rootedKey(j.prep.key, j.prep.place)}).key
+	}
+	return j.sourced(manifestID{key: j.prep.key}).key
+}
+
+// sharing tells whether the job's results may be anybody else's: those that hold
+// the paths of this machine are of no use to others.
+func (j *job) sharing() bool { return j.e.opt.Shared != nil && j.prep.place.paths != nil }
+
+// share puts what was compiled here into the shared caches, under the manifest
+// that sharedID named.
+func (j *job) share(manifest digest.Key, entry *action.Entry, outputs map[string]output) {
+	if !j.sharing() || j.prep.work != nil {
+		return
+	}
+	s := j.e.opt.Shared
+	blobs := make(map[digest.Digest][]byte, len(outputs))
+	for _, o := range entry.Result.Outputs {
+		blobs[o.Digest] = outputs[o.Role].data
+	}
+	if j.rooted || !j.preprocessed.IsZero() {
+		// Whoever does not know that yet finds it where a look-up begins.
+		if word := j.e.load(j.prep.id(), j.prep.place).preprocess; isWord(word) {
+			s.Mark(j.sourced(manifestID{key: j.prep.key}).key, word)
+		}
+	}
+	s.Put(manifest, "", entry, blobs)
+}
+
+// isWord tells whether a manifest's word leads to another one, but for
+// needSource, which shared caches have no use for.
+func isWord(word string) bool {
+	switch word {
+	case needRoots, compiler.NeedComputedHasInclude, compiler.NeedComputedInclude, compiler.NeedUnexplained:
+		return true
+	}
+	return false
+}
+
+// fetched is a result from a shared cache that is right for the job.
+type fetched struct {
+	*Fetched
+	candidate *candidate
+	key       digest.Key
+	// word is what led to the manifest, "" for the first one.
+	word string
+}
+
+// fetch delivers a result of the shared caches, if one has it, and keeps it here,
+// too. It returns nil where the unit is to be compiled, under the manifest that id
+// then names.
+//
+// What a manifest says is a hint by a stranger. Its inputs and absences are
+// checked here, as those of candidates on disk; then the action is made anew of
+// them and of what the job itself knows, and only under that key is a result
+// asked for, which somebody who is trusted has signed together with its inputs.
+// So a manifest that lies leads to nothing. None of it is kept unless a result was
+// found by it, or it could lead later look-ups on disk astray.
+func (j *job) fetch(ctx context.Context, id *manifestID) *ipcv1.ServerMessage {
+	switch {
+	case !j.sharing():
+		return nil
+	case j.prep.work != nil:
+		return j.fetchAway(ctx, *id)
+	}
+	rooted, text := j.rooted, j.preprocessed
+	for at, word := *id, ""; ; {
+		f, next := j.fetchFrom(ctx, at)
+		if f != nil {
+			f.word = word
+			msg := j.deliverFetched(at, f)
+			if j.verifying != nil {
+				*id = at
+				return nil
+			}
+			if msg != nil {
+				return msg
+			}
+			break
+		}
+		deeper, ok := j.follow(ctx, next)
+		if !ok {
+			break
+		}
+		at, word = deeper, next
+	}
+	j.rooted, j.preprocessed = rooted, text
+	return nil
+}
+
+// follow goes where a manifest says that the job's results are told apart by more
+// than lists. It is believed for this one look-up.
+func (j *job) follow(ctx context.Context, word string) (at manifestID, ok bool) {
+	switch {
+	case !isWord(word) || !j.preprocessed.IsZero() || j.prep.inv.Mode == compiler.Listing:
+		return at, false
+	case word != needRoots:
+		at, err := j.byText(ctx)
+		return at, err == nil
+	case j.rooted || len(j.prep.place.rootDirs()) == 0:
+		return at, false
+	}
+	return j.byRoots(), true
+}
+
+// fetchFrom looks for a result that a manifest leads to. Where there is none it
+// returns the manifest's word.
+func (j *job) fetchFrom(ctx context.Context, at manifestID) (f *fetched, word string) {
+	m := j.e.opt.Shared.Manifest(ctx, j.sharedID(at))
+	if m == nil {
+		return nil, ""
+	}
+	seen := map[*file]digest.Digest{}
+	doubtful := 0
+	for i := range m.Candidates {
+		c := &m.Candidates[i]
+		if !j.prep.messages.serve(c.StdioContext) {
+			continue
+		}
+		here := j.e.resolveCandidate(c, j.prep.place)
+		if ok, _ := here.check(j.e.files, seen); !ok {
+			continue
+		}
+		a := j.basis()
+		a.Inputs, a.Absent, a.Present, a.Chain, a.Same, a.Links = c.Inputs, c.Absent, c.Present, c.Chain, c.Same, c.Links
+		j.prep.messages.mark(a, c.StdioContext)
+		key := a.Key()
+		// Verification here has found some results wrong.
+		if key != c.Action || j.e.cache.IsQuarantined(key) {
+			continue
+		}
+		if doubtful++; doubtful > maxDoubtful {
+			break
+		}
+		if got := j.e.opt.Shared.Result(ctx, key); got != nil && got.Entry.Result.StdioContext == c.StdioContext {
+			return &fetched{Fetched: got, candidate: here, key: key}, ""
+		}
+	}
+	return nil, m.Preprocess
+}
+
+// deliverFetched leaves a result where the command wants it, and has it kept here
+// behind the build; or, if it is to be verified, has it kept at once and leaves
+// the rest to the compile.
+func (j *job) deliverFetched(at manifestID, f *fetched) *ipcv1.ServerMessage {
+	outputs := make(map[string]output, len(f.Entry.Result.Outputs))
+	for _, o := range f.Entry.Result.Outputs {
+		outputs[o.Role] = output{f.Blobs[o.Digest]}
+	}
+	keep := func() error {
+		// Further compiles know, so that they find it.
+		if f.word != "" && j.e.load(j.prep.id(), j.prep.place).preprocess != f.word {
+			if err := j.mark(f.word); err != nil {
+				return err
+			}
+		}
+		_, err := j.put(at, f.key, f.Entry, outputs)
+		return err
+	}
+	if j.verifies() {
+		err := keep()
+		if err == nil {
+			r := &result{Result: &f.Entry.Result, outputs: outputs}
+			j.verifying = &verification{manifest: at, found: f.candidate, result: r, tier: f.Tier}
+			return nil
+		}
+		j.outcome.verify.skipped = string(reasonStore)
+		j.notKept(err)
+	}
+	msg, err := j.leave(&result{Result: &f.Entry.Result, outputs: outputs})
+	if err != nil {
+		j.outcome.why = err.Error()
+		return nil
+	}
+	j.outcome = outcome{
+		kind: j.hitKind(f.Tier), tier: f.Tier, action: f.key, manifest: at.key, saved: f.Entry.Result.CompileTime, verify: j.outcome.verify,
+	}
+	j.behind = func() {
+		if err := keep(); err != nil {
+			j.notKept(err)
+		}
+	}
+	return msg
+}
+
+// notKept logs that a result that came from elsewhere could not be stored here;
+// the build has what it needs.
+func (j *job) notKept(err error) {
+	j.e.log.Warn("result-not-stored", "error", err.Error(), "source", j.source())
+}
+
+// declared tells whether each output of a result is one of the job's.
+func declared(work *action.Job, r *action.Result) bool {
+	return !slices.ContainsFunc(r.Outputs, func(o action.Output) bool {
+		return !slices.ContainsFunc(work.Outputs, func(d action.Declared) bool { return d.Role == o.Role })
+	})
+}

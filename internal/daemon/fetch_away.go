@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"context"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/remote"
+	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
+)
+
+// fetchAway is fetch for a compile that a worker would make: what workers wrote
+// to the shared caches needs none.
+func (j *job) fetchAway(ctx context.Context, id manifestID) *ipcv1.ServerMessage {
+	if j.checkOutputs() != nil {
+		return nil // and that is what the compile says
+	}
+	seen := map[*file]digest.Digest{}
+	res, tier := j.fetchWork(ctx, id.key, func(c *action.Candidate) bool {
+		ok, _ := j.e.resolveCandidate(c, j.prep.place).check(j.e.files, seen)
+		return ok
+	})
+	// Whoever else asked for it may have refused it as well, after it was stored.
+	if res == nil || j.checkRead(j.prep.work, res) != nil {
+		return nil
+	}
+	msg, err := j.leaveAway(id, res, tier)
+	if err != nil {
+		j.outcome.why = err.Error()
+		return nil
+	}
+	return msg
+}
+
+// fetchText is fetchAway for the source text.
+func (j *job) fetchText(ctx context.Context, key digest.Key, t *sourceText) *ipcv1.ServerMessage {
+	if !j.sharing() || j.checkOutputs() != nil {
+		return nil
+	}
+	res, tier := j.fetchWork(ctx, key, t.holds)
+	if res == nil || len(res.Stdout)+len(res.Stderr) > 0 {
+		return nil
+	}
+	msg, err := j.leaveText(key, t, res, tier)
+	if err != nil {
+		j.outcome.why = err.Error()
+		return nil
+	}
+	return msg
+}
+
+// fetchWork returns a worker's result that the shared caches have under a
+// manifest, as the worker would have said it, and which of them has it; nil if
+// none is right. holds checks a candidate against what is here.
+func (j *job) fetchWork(ctx context.Context, manifest digest.Key, holds func(*action.Candidate) bool) (res *remote.Result, tier string) {
+	m := j.e.opt.Shared.Manifest(ctx, manifest)
+	if m == nil {
+		return nil, ""
+	}
+	work, doubtful := j.prep.work, 0
+	for i := range m.Candidates {
+		c := &m.Candidates[i]
+		if !holds(c) {
+			continue
+		}
+		a, err := work.Action(c.Tree(), c.Found(), c.Absent)
+		if err != nil || a.Key() != c.Action {
+			continue
+		}
+		if doubtful++; doubtful > maxDoubtful {
+			break
+		}
+		f := j.e.opt.Shared.Result(ctx, c.Action)
+		if f == nil || !declared(work, &f.Entry.Result) {
+			continue
+		}
+		stored := &f.Entry.Result
+		res := &remote.Result{
+			Action: a, Key: c.Action, Hit: true, Stored: true,
+			Stdout: stored.Stdout, Stderr: stored.Stderr, CompileTime: stored.CompileTime,
+		}
+		for _, o := range stored.Outputs {
+			res.Outputs = append(res.Outputs, remote.Output{Role: o.Role, Data: f.Blobs[o.Digest], Digest: o.Digest, Executable: o.Executable})
+		}
+		return res, f.Tier
+	}
+	return nil, ""
+}
