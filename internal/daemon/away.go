@@ -143,6 +143,7 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 		j.outcome.reason = reasonDateTime
 	}
 	if res.ExitCode != 0 || res.Signal != 0 {
+		j.leaveFailed(res)
 		return j.failAway(res), nil
 	}
 	dated := j.outcome.reason

@@ -101,7 +101,7 @@ func (j *job) preprocessAway(ctx context.Context) (*ipcv1.ServerMessage, error) 
 	j.outcome = outcome{kind: uncacheable, reason: compiler.ReasonPreprocessing}
 	done := j.doneAs(res)
 	for _, o := range res.Outputs {
-		if o.Role == compiler.RoleDependencies {
+		if o.Role == compiler.RoleDependencies || res.ExitCode != 0 {
 			continue
 		}
 		text := prep.place.localText(o.Data)

@@ -50,6 +50,58 @@ func (j *job) resultOf(res *remote.Result) (*result, error) {
 	return r, nil
 }
 
+// leaveFailed leaves of a compile that failed what the compiler leaves then: most
+// often the dependency file alone, by which make knows what to wait for. Its
+// object is none, whatever the worker says. If that cannot be written, the build,
+// which has failed, hears no more of it.
+func (j *job) leaveFailed(res *remote.Result) {
+	if res.Signal != 0 {
+		return
+	}
+	inv, p := j.prep.inv, j.prep.place
+	if j.e.files.at(p.absolute(inv.Source)).isAt(p.absolute(inv.Object)) {
+		return
+	}
+	r, err := j.resultOf(res)
+	if err != nil {
+		j.e.log.Warn("output-not-left", "error", err.Error(), "source", j.source())
+		return
+	}
+	var files []outputFile
+	var gone []string
+	said := escapes.ReplaceAll(res.Stderr, nil)
+	left := func(role string) bool {
+		return slices.ContainsFunc(res.Outputs, func(o remote.Output) bool { return o.Role == role })
+	}
+	for i, o := range inv.Outputs {
+		out, made := r.outputs[o.Role]
+		switch {
+		case made && i > 0:
+			f := j.outputFile(o.Path, out.data)
+			f.how = mannerOf(inv.Family, o.Role)
+			files = append(files, f)
+		case inv.RemovesAtFailure(o.Role, said):
+			gone = append(gone, p.absolute(o.Path))
+		}
+	}
+	switch {
+	case !inv.Deps.Requested:
+	case left(compiler.RoleDependencies):
+		files = append(files, j.depsFile(r))
+	case inv.RemovesAtFailure(compiler.RoleDependencies, said):
+		gone = append(gone, p.absolute(inv.Deps.File))
+	}
+	if err := j.writeAll(files); err != nil {
+		j.e.log.Warn("output-not-left", "error", err.Error(), "source", j.source())
+	}
+	for _, path := range gone {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			_ = unix.Unlink(path) // what cannot be removed, the compiler would have left, too
+		}
+	}
+}
+
 // keepAway stores a worker's result here, too. If that fails, the build still has
 // what it needs.
 func (j *job) keepAway(id manifestID, res *remote.Result, r *result) {

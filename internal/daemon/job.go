@@ -350,13 +350,7 @@ func (j *job) leave(r *result) (*ipcv1.ServerMessage, error) {
 	}
 	var files []outputFile
 	if inv.Deps.Requested {
-		var names []string
-		for _, d := range r.Dependencies {
-			if inv.Deps.SystemHeaders || !d.System {
-				names = append(names, p.local(d.Path))
-			}
-		}
-		files = append(files, j.outputFile(inv.Deps.File, renderDeps(inv, j.dropForeign(names))))
+		files = append(files, j.depsFile(r))
 	}
 	for _, o := range inv.Outputs {
 		if out, ok := r.outputs[o.Role]; ok {
@@ -375,6 +369,18 @@ func (j *job) leave(r *result) (*ipcv1.ServerMessage, error) {
 		Stdout: j.shown(r.Stdout),
 		Stderr: j.shown(r.Stderr),
 	}}, nil
+}
+
+// depsFile is the user's dependency file of a result, with the names of here.
+func (j *job) depsFile(r *result) outputFile {
+	inv := j.prep.inv
+	var names []string
+	for _, d := range r.Dependencies {
+		if inv.Deps.SystemHeaders || !d.System {
+			names = append(names, j.prep.place.local(d.Path))
+		}
+	}
+	return j.outputFile(inv.Deps.File, renderDeps(inv, j.dropForeign(names)))
 }
 
 // hitKind is what a hit of this job counts as, if its result comes from tier.

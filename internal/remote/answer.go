@@ -133,7 +133,7 @@ func (a *answer) takeOutcome(m *workerv1.Outcome) error {
 	if key := a.result.Key; string(m.GetActionKey()) != string(key[:]) {
 		return lie("its action key is not that of what was found and absent")
 	}
-	return a.announced(m.GetOutputs(), failed)
+	return a.announced(m.GetOutputs())
 }
 
 // action makes the action again, from what the worker says was found and absent
@@ -183,10 +183,12 @@ func names(list [][]byte) ([]string, error) {
 }
 
 // announced checks the list of outputs.
-func (a *answer) announced(list []*workerv1.OutputFile, failed bool) error {
-	if failed && len(list) > 0 {
-		return lie("outputs of a job that failed")
+func (a *answer) announced(list []*workerv1.OutputFile) error {
+	r := &a.result
+	if len(list) > 0 && (r.Signal != 0 || r.Limit != "") {
+		return lie("outputs of a job that was ended")
 	}
+	failed := r.ExitCode != 0 || r.Signal != 0 || r.Limit != ""
 	var total int64
 	there := map[string]bool{}
 	for _, o := range list {

@@ -71,6 +71,20 @@ func TestJobThatFails(t *testing.T) {
 	}
 }
 
+// TestJobThatFailsLeavesFiles: what a compiler leaves when it fails comes back, for
+// it was declared, and has its digest.
+func TestJobThatFailsLeavesFiles(t *testing.T) {
+	f := newFleet(t, 1)
+	f.workers[0].tamper = outcomes(func(o *workerv1.Outcome) { o.ExitCode, o.Stored = 1, false })
+	r, err := f.client.Compile(within(t), project.request(all...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.ExitCode != 1 || r.Stored || len(r.Outputs) != 1 || string(r.Outputs[0].Data) != object {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestConfirm: what the guess lacked is sent after all, and key and object are
 // those of a guess that lacked nothing.
 func TestConfirm(t *testing.T) {

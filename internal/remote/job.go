@@ -57,7 +57,8 @@ type Result struct {
 	// Stdout and Stderr are the job's bytes, whatever they are: a terminal's
 	// escapes included.
 	Stdout, Stderr []byte
-	// Outputs are those that are there, of a job that succeeded.
+	// Outputs are those that are there. With an ExitCode they are what the program
+	// leaves behind when it fails; a job that a signal or a limit ended has none.
 	Outputs []Output
 	// CompileTime is what the job took in the machine, a hit's once.
 	CompileTime time.Duration

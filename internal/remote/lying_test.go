@@ -126,8 +126,12 @@ var lies = []struct {
 	{name: "output whose role is a path", tamper: outcomes(func(o *workerv1.Outcome) { o.Outputs[0].Role = "../../.bashrc" }), want: "not declared"},
 	{name: "role twice", tamper: outcomes(func(o *workerv1.Outcome) { o.Outputs = append(o.Outputs, o.Outputs[0]) }), want: "twice"},
 	{name: "required output is missing", tamper: outcomes(func(o *workerv1.Outcome) { o.Outputs = nil }), want: "without its output"},
-	{name: "outputs of a failed job", tamper: outcomes(func(o *workerv1.Outcome) { o.ExitCode, o.Stored = 1, false }), want: "failed"},
-	{name: "outputs of a job that hit a limit", tamper: outcomes(func(o *workerv1.Outcome) { o.Limit, o.Stored = "time", false }), want: "failed"},
+	{name: "outputs of a job that a signal ended", tamper: outcomes(func(o *workerv1.Outcome) { o.Signal, o.Stored = 9, false }), want: "ended"},
+	{name: "outputs of a job that hit a limit", tamper: outcomes(func(o *workerv1.Outcome) { o.Limit, o.Stored = "time", false }), want: "ended"},
+	{name: "undeclared output of a failed job", tamper: outcomes(func(o *workerv1.Outcome) {
+		o.ExitCode, o.Stored = 1, false
+		o.Outputs = append(o.Outputs, &workerv1.OutputFile{Role: "authorized-keys", Digest: wireDigest(digest.Of(nil))})
+	}), want: "not declared"},
 	{name: "other bytes than announced", tamper: chunks(func(c *workerv1.OutputChunk) []*reply {
 		return []*reply{sayOutput(0, bytes.ToUpper(c.GetData()))}
 	}), want: "digest"},

@@ -45,8 +45,13 @@ func (a *answer) close() {
 	}
 }
 
-// failed tells whether the job ran and did not succeed.
-func (a *answer) failed() bool { return a.exit != 0 || a.signal != 0 || a.limit != "" }
+// ended tells whether something ended the job before it was done. What it left is
+// then nobody's.
+func (a *answer) ended() bool { return a.signal != 0 || a.limit != "" }
+
+// failed tells whether the job ran and did not succeed. One that was not ended has
+// left what its program leaves behind when it fails: a dependency file, say.
+func (a *answer) failed() bool { return a.exit != 0 || a.ended() }
 
 // outcome names what became of the job, for counters.
 func (a *answer) outcome() string {

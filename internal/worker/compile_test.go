@@ -198,6 +198,14 @@ func TestNotStored(t *testing.T) {
 			files: map[string]string{"a.c": "fail"}, cache: audit.Miss,
 			want: func(o *workerv1.Outcome) bool { return o.GetExitCode() == 1 && string(o.GetStderr()) == "error\n" },
 		},
+		"what a failing compile leaves": {
+			files: program, exec: func(r *agentapi.Result) { r.ExitCode = 1 }, cache: audit.Miss,
+			want: func(o *workerv1.Outcome) bool { return o.GetExitCode() == 1 && len(o.GetOutputs()) == 1 },
+		},
+		"a failing compile without its output": {
+			files: program, exec: func(r *agentapi.Result) { r.ExitCode, r.Outputs = 1, nil }, cache: audit.Miss,
+			want: func(o *workerv1.Outcome) bool { return o.GetExitCode() == 1 && len(o.GetOutputs()) == 0 },
+		},
 		"an uncached job": {
 			files: program, change: func(j *workerv1.Job) { j.Uncached = true }, cache: audit.Uncached,
 			want: func(o *workerv1.Outcome) bool { return len(o.GetOutputs()) == 1 },

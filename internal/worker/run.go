@@ -167,7 +167,7 @@ func (into *collector) answer(j *checked, r *agentapi.Result) (*answer, error) {
 		exit: r.ExitCode, signal: r.Signal, limit: string(r.Limit),
 		stdout: into.stdout.Bytes(), stderr: into.stderr.Bytes(), time: r.Usage.Wall,
 	}
-	if a.failed() {
+	if a.ended() {
 		// Half an object is of no use to anybody.
 		into.close()
 		return a, nil
@@ -175,7 +175,7 @@ func (into *collector) answer(j *checked, r *agentapi.Result) (*answer, error) {
 	for _, declared := range j.Outputs {
 		i := slices.IndexFunc(r.Outputs, func(o agentapi.Output) bool { return o.Path == declared.Path })
 		if i < 0 {
-			if !declared.Optional {
+			if !declared.Optional && !a.failed() {
 				return nil, failf(codes.FailedPrecondition, "the job succeeded without its output %s, at %s", declared.Role, declared.Path)
 			}
 			continue
@@ -187,6 +187,6 @@ func (into *collector) answer(j *checked, r *agentapi.Result) (*answer, error) {
 		}
 		a.outputs = append(a.outputs, output{role: declared.Role, digest: o.Digest, executable: o.Mode&0o111 != 0, data: data})
 	}
-	a.stored = !j.uncached && !record.other
+	a.stored = !j.uncached && !record.other && !a.failed()
 	return a, nil
 }

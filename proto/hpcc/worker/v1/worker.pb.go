@@ -580,8 +580,7 @@ type Outcome struct {
 	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// That ended the job; exit_code is then 0.
 	Signal int32 `protobuf:"varint,4,opt,name=signal,proto3" json:"signal,omitempty"`
-	// A limit that was hit, by name ("memory", "time", …), or empty. There is no
-	// output then.
+	// A limit that was hit, by name ("memory", "time", …), or empty.
 	Limit  string `protobuf:"bytes,5,opt,name=limit,proto3" json:"limit,omitempty"`
 	Stdout []byte `protobuf:"bytes,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr []byte `protobuf:"bytes,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
@@ -589,7 +588,10 @@ type Outcome struct {
 	// A directory that had to be there is named with "/." behind it.
 	Found [][]byte `protobuf:"bytes,8,rep,name=found,proto3" json:"found,omitempty"`
 	// Paths that were looked for in vain.
-	Absent  [][]byte      `protobuf:"bytes,9,rep,name=absent,proto3" json:"absent,omitempty"`
+	Absent [][]byte `protobuf:"bytes,9,rep,name=absent,proto3" json:"absent,omitempty"`
+	// Those that are there. Of a job that failed they are what its program leaves
+	// behind then: a dependency file, say. A job that a signal or a limit ended has
+	// none.
 	Outputs []*OutputFile `protobuf:"bytes,10,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	// What the job took in the machine, nanoseconds of wall time; a hit's says
 	// what it once took.
