@@ -259,6 +259,8 @@ func auditResult(r *audit.Row) string {
 		return "signal " + strconv.Itoa(r.Signal)
 	case r.Exit != 0:
 		return "exit " + strconv.Itoa(r.Exit)
+	case r.Cache == audit.Hit:
+		return "offered"
 	case !r.Accepted:
 		return "not accepted"
 	}

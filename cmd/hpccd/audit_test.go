@@ -59,6 +59,20 @@ func writeAudit(t *testing.T) (dir string) {
 	return dir
 }
 
+func TestAuditResult(t *testing.T) {
+	for want, r := range map[string]audit.Row{
+		"ok": {Cache: audit.Miss, Accepted: true}, "not accepted": {Cache: audit.Miss}, "exit 1": {Cache: audit.Miss, Exit: 1},
+		"offered": {Cache: audit.Hit, Offered: true}, "error": {Cache: audit.Miss, Error: "x"}, "limit: time": {Cache: audit.Miss, Limit: "time"},
+	} {
+		if got := auditResult(&r); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := auditResult(&audit.Row{Cache: audit.Hit, Accepted: true}); got != "offered" {
+		t.Errorf("a hit of old: %q", got)
+	}
+}
+
 func TestAuditShow(t *testing.T) {
 	dir := writeAudit(t)
 	a, stdout, stderr := fixture(t)

@@ -246,7 +246,7 @@ memory = "1GiB"
 		must(err)
 		row, err := e.Row()
 		must(err)
-		if row.Tenant != "red" || row.Image != image || !row.Accepted {
+		if row.Tenant != "red" || row.Image != image || row.Accepted == row.Offered || row.Offered != (row.Cache == audit.Hit) {
 			t.Errorf("%+v", row)
 		}
 		n++

@@ -79,9 +79,17 @@ type Row struct {
 	Limit    string        `json:"limit,omitempty"` // a limit that was hit
 	Duration time.Duration `json:"duration_ns"`     // of the job in the machine
 	Cache    Cache         `json:"cache"`
-	// Accepted says that the client confirmed the absences; a run that it did not
-	// accept was not stored.
+	// Accepted says of a run that the client confirmed the absences, before its
+	// outputs were handed out. One that it did not accept was not stored.
+	//
+	// Rows of hits that were written before there was Offered have it set, too; it
+	// says no more there than Offered does.
 	Accepted bool `json:"accepted"`
+	// Offered says of a hit that it was handed out with this row, and the client
+	// not asked: it takes the result unless it has a file that the job looked for
+	// in vain. Then it asks again with that file, and the answer has a row of its
+	// own; this row does not tell which it was.
+	Offered bool `json:"offered,omitempty"`
 	// Error says why there is no result: machine lost, contract broken.
 	Error string `json:"error,omitempty"`
 
@@ -342,6 +350,9 @@ func encodeRow(r *Row) ([]byte, error) {
 	case Hit, Miss, Uncached:
 	default:
 		return nil, &RowError{fmt.Sprintf("cache %q", r.Cache)}
+	}
+	if r.Offered && (r.Cache != Hit || r.Accepted) {
+		return nil, &RowError{"only a hit is offered, and nobody accepts it"}
 	}
 	if len(r.Outputs) > maxList || len(r.Isolation.Digests) > maxList || len(r.Isolation.NICs) > maxList {
 		return nil, &RowError{"too many outputs, digests or interfaces"}

@@ -43,7 +43,7 @@ func TestRowRoundTrip(t *testing.T) {
 	r := someRow()
 	if v := reflect.ValueOf(*r); true {
 		for i := range v.NumField() {
-			if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Detail" && name != "SourceDigest" {
+			if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Detail" && name != "SourceDigest" && name != "Offered" {
 				t.Errorf("the test's row has no %s", name)
 			}
 		}
@@ -87,6 +87,23 @@ func TestRowFormat(t *testing.T) {
 		`"exit":0,"duration_ns":0,"cache":"hit","accepted":false,"isolation":{"nics":null},"versions":{"hpcc":"v"}}`
 	if got := string(raw); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestOldHits: hits were once written as accepted, and are read as they stand.
+func TestOldHits(t *testing.T) {
+	const rest = `,"isolation":{"nics":null},"versions":{"hpcc":"v"}}`
+	const start = `{"time":"2026-01-02T03:04:05Z","tenant":"t","subject":"","worker":"w","image_digest":"sha256:0",` +
+		`"source_digest":"6b7b2a2f17768fe366e9bce89706d286ab1e4942cbee6aef849796ca3294a3b7","exit":0,"duration_ns":0,"cache":"hit",`
+	for how, offered := range map[string]bool{`"accepted":true`: false, `"accepted":false,"offered":true`: true} {
+		raw := start + how + rest
+		r, err := (&Entry{Raw: []byte(raw)}).Row()
+		if err != nil || r.Offered != offered || r.Accepted == offered {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if again, err := encodeRow(r); err != nil || string(again) != raw {
+			t.Errorf("%s, %v", again, err)
+		}
 	}
 }
 
@@ -185,6 +202,8 @@ func TestNoRows(t *testing.T) {
 		"long tenant":         func(r *Row) { r.Tenant = long },
 		"long error":          func(r *Row) { r.Error = long },
 		"no UTF-8":            func(r *Row) { r.Subject = "\xff" },
+		"an offered run":      func(r *Row) { r.Accepted, r.Offered = false, true },
+		"an accepted hit":     func(r *Row) { r.Cache, r.Offered = Hit, true },
 		"role":                func(r *Row) { r.Outputs[0].Role = "\xff" },
 		"long role":           func(r *Row) { r.Outputs[0].Role = strings.Repeat("x", maxRole+1) },
 		"argument":            func(r *Row) { r.Argv[0] = "\xff" },

@@ -354,7 +354,7 @@ func TestChain(t *testing.T) {
 	}
 	for _, r := range []*remote.Result{miss, hit, other, again, whole} {
 		row := rows[r.Row]
-		if row == nil || digest.Key(row.Action) != r.Key || !row.Accepted || digest.Digest(row.Outputs[0].Digest) != r.Outputs[0].Digest {
+		if row == nil || digest.Key(row.Action) != r.Key || row.Accepted == r.Hit || row.Offered != r.Hit || digest.Digest(row.Outputs[0].Digest) != r.Outputs[0].Digest {
 			t.Errorf("row %d: %+v", r.Row, row)
 		}
 	}

@@ -72,7 +72,7 @@ func TestMissThenHit(t *testing.T) {
 		t.Fatalf("%d rows", len(rows))
 	}
 	a, b := rows[0], rows[1]
-	if a.Cache != audit.Miss || b.Cache != audit.Hit || !a.Accepted || !b.Accepted || a.VM != "vm-1" || b.VM != "" || a.Action != b.Action ||
+	if a.Cache != audit.Miss || b.Cache != audit.Hit || !a.Accepted || a.Offered || b.Accepted || !b.Offered || a.VM != "vm-1" || b.VM != "" || a.Action != b.Action ||
 		a.SourceDigest != b.SourceDigest || a.Tenant != "acme" || a.Subject != "acme@example.com" || a.Worker != "w1" || a.Image != testImage ||
 		len(a.Outputs) != 1 || digest.Digest(a.Outputs[0].Digest) != digest.Of([]byte(want)) || a.Isolation.Runtime != "fake" || a.Isolation.NICs == nil ||
 		len(a.Inputs) != 3 || len(a.Absent) != 1 || a.Versions.Agent != "7" || a.Versions.HPCC != "test" {

@@ -79,7 +79,7 @@ func describe(row *audit.Row, info vm.Info) {
 // appendHit makes the row of a hit durable, and returns its number.
 func (c *compile) appendHit(j *checked, a *answer) (number uint64, err error) {
 	row := c.emptyRow(j, audit.Hit)
-	row.Accepted = true // by what the client does not say
+	row.Offered = true
 	a.fill(row)
 	return c.appendFitted(row, c.fitHit(row, func() { a.fillReads(row) }))
 }
