@@ -45,11 +45,11 @@ func writeLayout(t *testing.T, h *tar.Header, platform string) (dir, digest stri
 	id := put(layer.Bytes())
 	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"rootfs":{"type":"layers","diff_ids":[%q]}}`, platform, id)
 	const oci = "application/vnd.oci.image."
-	manifest := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
 		oci+"config.v1+json", put([]byte(config)), len(config), oci+"layer.v1.tar", id, layer.Len())
 	digest = put([]byte(manifest))
 	write("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`))
-	write("index.json", []byte(fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"digest":%q,"annotations":{"org.opencontainers.image.ref.name":"v1"}}]}`, digest)))
+	write("index.json", []byte(fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"annotations":{"org.opencontainers.image.ref.name":"v1"}}]}`, oci+"manifest.v1+json", digest, len(manifest))))
 	return dir, digest
 }
 

@@ -147,9 +147,11 @@ func (w *workerImages) prepare(ctx context.Context, image string) error {
 }
 
 // pull builds an image from the first repository of the allow-list that has it. A
-// digest says what an image is, and not where.
+// digest says what an image is, and not where; one that none of them has is not
+// allowed.
 func (w *workerImages) pull(ctx context.Context, image string) error {
 	var errs []error
+	absent := true
 	for _, repository := range w.allow {
 		if rootfs.IsDigest(repository) || strings.HasSuffix(repository, "/*") {
 			continue
@@ -162,8 +164,12 @@ func (w *workerImages) pull(ctx context.Context, image string) error {
 			return nil
 		}
 		errs = append(errs, err)
+		absent = absent && errors.Is(err, registry.ErrAbsent)
 	}
 	err := errors.Join(errs...)
+	if err != nil && absent {
+		err = &rootfs.Refusal{Reason: rootfs.NotAllowed, Detail: fmt.Sprintf("none of the repositories that images.allow names has it: %v", err)}
+	}
 	if err == nil {
 		return &worker.ImageError{Image: image, Err: errors.New("this worker does not have it, and images.allow names no repository to pull it from: hpcc image build puts it into the store")}
 	}

@@ -51,8 +51,22 @@ func (p plainMachines) Start(ctx context.Context, spec vm.Spec) (vm.Machine, err
 	return p.Runtime.Start(ctx, spec)
 }
 
-// TestWorker runs scheduler and worker from files, as a client sees them.
-func TestWorker(t *testing.T) {
+// pair is a scheduler and a worker, run from files as their users write them.
+type pair struct {
+	dir, state     string // of the settings, and the worker's
+	scheduler, ca  string // address, and certificate file
+	alice          string // a credential of tenant red
+	worker         *config.Worker
+	machines       plainMachines
+	routed, worked chan error
+	stop, stopWork context.CancelFunc
+	makeRuntime    runtimeMaker
+}
+
+// startPair starts both. images are lines for the worker's table of that name;
+// before is called once the worker's state directory is known.
+func startPair(t *testing.T, images string, before func(state string)) *pair {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("the agent makes mounts and namespaces: run the tests as root")
 	}
@@ -99,7 +113,6 @@ credential = [{ subject = "alice", sha256 = %q }]
 	sc, err := config.LoadScheduler()
 	must(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	routing := make(chan string, 1)
 	routed := make(chan error, 1)
 	go func() {
@@ -112,19 +125,10 @@ credential = [{ subject = "alice", sha256 = %q }]
 		t.Fatal(err)
 	}
 
-	// The image that is in the store is not what machines of this test run on.
-	layout, image := writeLayout(t, emptyFile, runtime.GOARCH)
 	state := filepath.Join(dir, "state")
-	store, err := rootfs.Open(rootfs.Options{Dir: filepath.Join(state, "images")})
-	must(err)
-	src, closer, err := rootfs.Layout(layout, "v1")
-	must(err)
-	_, err = store.Build(ctx, src, nil)
-	must(errors.Join(err, closer.Close()))
-	// What a killed worker left.
-	must(os.MkdirAll(filepath.Join(state, "drives", "red"), 0o700))
-	leftover := filepath.Join(state, "drives", "red", "x.img")
-	must(os.WriteFile(leftover, nil, 0o600))
+	if before != nil {
+		before(state)
+	}
 
 	write("w1.credential", w1+"\n")
 	write("worker.toml", fmt.Sprintf(`name = "w1"
@@ -145,7 +149,9 @@ memory_mib = 1024
 vcpus = 2
 [limits]
 memory = "1GiB"
-`, certOf["w1"].CertFile, certOf["w1"].KeyFile, state, schedulerAddr, caFile, filepath.Join(dir, "w1.credential"), dir))
+[images]
+%s
+`, certOf["w1"].CertFile, certOf["w1"].KeyFile, state, schedulerAddr, caFile, filepath.Join(dir, "w1.credential"), dir, images))
 	wc, err := config.LoadWorker()
 	must(err)
 	// Ports are known once they are taken, the settings before that.
@@ -153,11 +159,10 @@ memory = "1GiB"
 	wc.Advertise = wc.Listen
 	sockets, err := os.MkdirTemp("", "vm")
 	must(err)
-	defer os.RemoveAll(sockets)
+	t.Cleanup(func() { os.RemoveAll(sockets) })
 	machines := plainMachines{&vmtest.Process{Agent: agent, Dir: sockets}, make(chan string, 16)}
 	makeRuntime := func(context.Context, *config.Worker, *slog.Logger) (vm.Runtime, error) { return machines, nil }
 	working, stopWork := context.WithCancel(ctx)
-	defer stopWork()
 	compiling := make(chan string, 1)
 	worked := make(chan error, 1)
 	go func() {
@@ -168,24 +173,53 @@ memory = "1GiB"
 	case err := <-worked:
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(leftover); err == nil {
-		t.Error("what a killed worker left is still there")
+	p := &pair{
+		dir: dir, state: state, scheduler: schedulerAddr, ca: caFile, alice: alice, worker: wc, machines: machines,
+		routed: routed, worked: worked, stop: cancel, stopWork: stopWork, makeRuntime: makeRuntime,
 	}
-	// A second worker with these settings harms nobody.
-	if err := runWorker(ctx, wc, makeRuntime, nil, slog.New(slog.DiscardHandler), nil); !errors.Is(err, audit.ErrLocked) {
-		t.Errorf("a second worker: %v", err)
-	}
+	t.Cleanup(func() {
+		// Both may have been ended.
+		stopWork()
+		cancel()
+	})
+	return p
+}
 
-	tls, err := auth.CATLS(caFile)
-	must(err)
+// client is alice's.
+func (p *pair) client(t *testing.T) *remote.Client {
+	t.Helper()
+	tls, err := auth.CATLS(p.ca)
+	if err != nil {
+		t.Fatal(err)
+	}
 	client, err := remote.New(remote.Options{
-		Scheduler: schedulerAddr, TLS: tls, Credential: func(context.Context) (string, error) { return alice, nil },
+		Scheduler: p.scheduler, TLS: tls, Credential: func(context.Context) (string, error) { return p.alice, nil },
 		Platform: "linux/" + runtime.GOARCH, RouteTimeout: workerPatience, DialTimeout: workerPatience, Log: slog.New(slog.DiscardHandler),
 	})
-	must(err)
-	defer client.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// end ends both, and waits for them.
+func (p *pair) end(t *testing.T) {
+	t.Helper()
+	p.stopWork()
+	if err := <-p.worked; err != nil {
+		t.Error(err)
+	}
+	p.stop()
+	if err := <-p.routed; err != nil {
+		t.Error(err)
+	}
+}
+
+// compileIn is a small compile in an image.
+func compileIn(image string) *remote.Request {
 	source := []byte("int f(int x) { return x + 1; }\n")
-	request := &remote.Request{
+	return &remote.Request{
 		Job: &action.Job{
 			Image: image, Argv: []string{"gcc", "-c", "a.c", "-o", "/hpcc/out/object"}, Cwd: "/hpcc/src", Roots: []string{"/hpcc/src", "/hpcc/out"},
 			Source: "/hpcc/src/a.c", Outputs: []action.Declared{{Role: "object", Path: "/hpcc/out/object"}},
@@ -195,6 +229,43 @@ memory = "1GiB"
 			return io.NopCloser(bytes.NewReader(source)), nil
 		},
 	}
+}
+
+// TestWorker runs scheduler and worker from files, as a client sees them.
+func TestWorker(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := t.Context()
+	// The image that is in the store is not what machines of this test run on.
+	layout, image := writeLayout(t, emptyFile, runtime.GOARCH)
+	leftover := ""
+	p := startPair(t, "", func(state string) {
+		store, err := rootfs.Open(rootfs.Options{Dir: filepath.Join(state, "images")})
+		must(err)
+		src, closer, err := rootfs.Layout(layout, "v1")
+		must(err)
+		_, err = store.Build(ctx, src, nil)
+		must(errors.Join(err, closer.Close()))
+		// What a killed worker left.
+		must(os.MkdirAll(filepath.Join(state, "drives", "red"), 0o700))
+		leftover = filepath.Join(state, "drives", "red", "x.img")
+		must(os.WriteFile(leftover, nil, 0o600))
+	})
+	wc, state, machines := p.worker, p.state, p.machines
+	if _, err := os.Stat(leftover); err == nil {
+		t.Error("what a killed worker left is still there")
+	}
+	// A second worker with these settings harms nobody.
+	if err := runWorker(ctx, wc, p.makeRuntime, nil, slog.New(slog.DiscardHandler), nil); !errors.Is(err, audit.ErrLocked) {
+		t.Errorf("a second worker: %v", err)
+	}
+
+	client := p.client(t)
+	request := compileIn(image)
 	for _, hit := range []bool{false, true} {
 		r, err := client.Compile(ctx, request)
 		must(err)
@@ -223,7 +294,7 @@ memory = "1GiB"
 	// What people see.
 	t.Setenv("HPCC_WORKER_HTTP_LISTEN", wc.HTTPListen)
 	a, stdout, stderr := fixture(t)
-	t.Setenv("HPCC_CONFIG_DIR", dir) // fixture has its own
+	t.Setenv("HPCC_CONFIG_DIR", p.dir) // fixture has its own
 	if code := a.run([]string{"worker", "status", "--json"}); code != 0 {
 		t.Fatalf("%d: %s", code, stderr)
 	}
@@ -237,10 +308,7 @@ memory = "1GiB"
 		t.Errorf("%d: %s%s", code, stdout, stderr)
 	}
 
-	stopWork()
-	must(<-worked)
-	cancel()
-	must(<-routed)
+	p.end(t)
 	n := 0
 	for e, err := range audit.Read(filepath.Join(state, "audit"), 0) {
 		must(err)

@@ -219,8 +219,12 @@ var acceptManifests = strings.Join([]string{
 	"application/vnd.docker.distribution.manifest.v2+json",
 }, ", ")
 
+// ErrAbsent says that registry and mirrors have answered, and none has what was
+// asked for.
+var ErrAbsent = errors.New("it is not in the repository")
+
 // Manifest implements rootfs.Source. A mirror that gives other bytes than a
-// digest names is passed over.
+// digest names is passed over. Its error may wrap ErrAbsent.
 func (s *Source) Manifest(ctx context.Context, digest string, limit int64) ([]byte, error) {
 	id := digest
 	if id == "" {
@@ -263,6 +267,7 @@ func (s *Source) Blob(ctx context.Context, d rootfs.Descriptor) (io.ReadCloser, 
 // each asks one endpoint after the other until one answers.
 func (s *Source) each(ask func(*endpoint) error) error {
 	var errs []error
+	absent := true
 	for _, e := range s.endpoints {
 		e.mu.Lock()
 		err := e.down
@@ -275,17 +280,22 @@ func (s *Source) each(ask func(*endpoint) error) error {
 		}
 		var answered *transport.Error
 		var refused *rootfs.Refusal
-		if e.mirror && !errors.As(err, &answered) && !errors.As(err, &refused) {
+		if !errors.As(err, &answered) && e.mirror && !errors.As(err, &refused) {
 			e.mu.Lock()
 			e.down = err
 			e.mu.Unlock()
 		}
 		errs = append(errs, err)
+		absent = absent && answered != nil && answered.StatusCode == http.StatusNotFound
 	}
-	if len(errs) == 1 {
-		return errs[0]
+	err := errs[0]
+	if len(errs) > 1 {
+		err = errors.Join(errs...)
 	}
-	return errors.Join(errs...)
+	if absent {
+		return fmt.Errorf("%w: %w", ErrAbsent, err)
+	}
+	return err
 }
 
 // get opens what lies at a path of a repository. The body fails when ctx ends,

@@ -213,6 +213,14 @@ func TestMirrors(t *testing.T) {
 		t.Errorf("a dead mirror and one that has nothing: %v", err)
 	}
 
+	none := origin.addr + "/tools/none@" + digest
+	for mirror, absent := range map[string]bool{"http://" + empty.addr: true, "http://127.0.0.1:1": false} {
+		opt.Mirrors[origin.addr] = []string{mirror}
+		if _, err := pull(t, none, opt); err == nil || errors.Is(err, ErrAbsent) != absent {
+			t.Errorf("what the origin does not have, with a mirror at %s: %v", mirror, err)
+		}
+	}
+
 	// A mirror that lies about a manifest is passed over; one that lies about a
 	// layer is found out.
 	opt.Mirrors[origin.addr] = []string{"http://" + mirror.addr + "/hub"}
