@@ -55,11 +55,16 @@ func (c *Cache) updateManifest(ctx context.Context, t *tier, key digest.Key, cha
 	unlock := c.locks.lock(t.Name + " " + name)
 	defer unlock()
 	wait := firstWait
-	for range manifestTries {
-		m, modified, when, err := c.manifestToChange(ctx, t, key, name)
-		if err != nil {
-			return err
+	for try := range manifestTries {
+		m, modified, when := &action.Manifest{}, time.Time{}, store.Condition{Absent: true}
+		// Where a look-up just found none, one request does.
+		if _, absent := t.absent.get(name); try > 0 || !absent {
+			var err error
+			if m, modified, when, err = c.manifestToChange(ctx, t, key, name); err != nil {
+				return err
+			}
 		}
+		t.absent.remove(name)
 		if !change(m) {
 			c.renew(t, name, modified)
 			return nil

@@ -2,10 +2,9 @@ package shared
 
 import (
 	"context"
-	"errors"
+	"maps"
+	"slices"
 	"sync"
-
-	"hpcc.dev/hpcc/internal/store"
 )
 
 // writers is how many calls of one tier are under way behind the builds. A result
@@ -26,10 +25,9 @@ type queue struct {
 
 	mu      sync.Mutex
 	bytes   int64
-	waiting int // jobs that are not done, each counted for each of its tiers
+	pending map[*job]struct{} // those that are not done
 	lanes   map[*tier]*lane
 	closed  bool
-	idle    chan struct{} // closed when nothing waits; nil if nobody asked
 }
 
 type lane struct {
@@ -40,28 +38,29 @@ type lane struct {
 // job is something to do to several tiers.
 type job struct {
 	size int64
-	left int // tiers that are not done; guarded by queue.mu
+	left int           // tiers that are not done; guarded by queue.mu
+	over chan struct{} // closed when none is left
 	do   func(context.Context, *tier) error
 	// drop is called for each tier to which it is not done.
 	drop func(*tier)
 }
 
 func newQueue(ctx context.Context, limit int64) *queue {
-	return &queue{ctx: ctx, max: limit, lanes: map[*tier]*lane{}}
+	return &queue{ctx: ctx, max: limit, pending: map[*job]struct{}{}, lanes: map[*tier]*lane{}}
 }
 
 // jobOverhead is what a job takes beside its content.
 const jobOverhead = 1024
 
 // add queues a job for tiers, or drops it: where the queue is full or closed for
-// all, else for those that are away.
+// all, else for those that are not written at present.
 func (q *queue) add(j *job, tiers []*tier) {
 	j.size += jobOverhead
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	full := q.closed || q.bytes+j.size > q.max
 	for _, t := range tiers {
-		if _, _, away := t.away(); full || away {
+		if full || t.unwritable() {
 			j.drop(t)
 			continue
 		}
@@ -72,13 +71,14 @@ func (q *queue) add(j *job, tiers []*tier) {
 		}
 		l.jobs = append(l.jobs, j)
 		j.left++
-		q.waiting++
 		if l.running < writers {
 			l.running++
 			q.workers.Go(func() { q.work(t, l) })
 		}
 	}
 	if j.left > 0 {
+		j.over = make(chan struct{})
+		q.pending[j] = struct{}{}
 		q.bytes += j.size
 	}
 }
@@ -106,7 +106,8 @@ func (q *queue) work(t *tier, l *lane) {
 		}
 		q.mu.Lock()
 		q.done(j)
-		if _, _, away := t.away(); away && errors.Is(err, store.ErrUnavailable) {
+		// What waits would fail at once, or after the same time-out.
+		if err != nil && t.unwritable() {
 			q.clear(t, l)
 		}
 	}
@@ -127,31 +128,24 @@ func (q *queue) clear(t *tier, l *lane) {
 func (q *queue) done(j *job) {
 	if j.left--; j.left == 0 {
 		q.bytes -= j.size
-	}
-	if q.waiting--; q.waiting == 0 && q.idle != nil {
-		close(q.idle)
-		q.idle = nil
+		delete(q.pending, j)
+		close(j.over)
 	}
 }
 
-// drain waits until nothing waits.
+// drain waits for the jobs that are there now.
 func (q *queue) drain(ctx context.Context) error {
 	q.mu.Lock()
-	if q.waiting == 0 {
-		q.mu.Unlock()
-		return nil
-	}
-	if q.idle == nil {
-		q.idle = make(chan struct{})
-	}
-	idle := q.idle
+	jobs := slices.Collect(maps.Keys(q.pending))
 	q.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	for _, j := range jobs {
+		select {
+		case <-j.over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	return nil
 }
 
 // close lets nothing more in, drains, and drops what is left.
@@ -171,5 +165,5 @@ func (q *queue) close(ctx context.Context) error {
 func (q *queue) stats() QueueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return QueueStats{Waiting: q.waiting, Bytes: q.bytes, MaxBytes: q.max}
+	return QueueStats{Waiting: len(q.pending), Bytes: q.bytes, MaxBytes: q.max}
 }

@@ -30,6 +30,9 @@ type look struct {
 // none. All tiers are asked at once. What is returned is the caller's to change,
 // but for what its candidates hold.
 func (c *Cache) Manifest(ctx context.Context, key digest.Key) *action.Manifest {
+	if ctx.Err() != nil {
+		return nil
+	}
 	name := ManifestName(c.tenant, key)
 	m, ok := c.memory.manifest(name)
 	if !ok {
@@ -91,6 +94,8 @@ func (c *Cache) manifestOf(ctx context.Context, t *tier, key digest.Key, name st
 		t.reject(name, err)
 	case !errors.Is(err, store.ErrNotFound):
 		return nil, false
+	default:
+		t.absent.set(name, struct{}{})
 	}
 	t.manifestMisses.Add(1)
 	return nil, true
@@ -136,6 +141,9 @@ type Fetched struct {
 // it has checked itself. It is nil unless some tier has one that is right in every
 // respect (see the package's comment); the nearest is taken.
 func (c *Cache) Result(ctx context.Context, key digest.Key) *Fetched {
+	if ctx.Err() != nil {
+		return nil
+	}
 	return c.results.do(ctx, c.ctx, ResultName(c.tenant, key), c.start, func(ctx context.Context) *Fetched {
 		return c.fetch(ctx, key)
 	})
@@ -166,7 +174,6 @@ func (c *Cache) fetch(ctx context.Context, key digest.Key) *Fetched {
 			return f
 		case reasonOf(err) != "":
 			t.reject(name, err)
-		case !errors.Is(err, store.ErrNotFound):
 		}
 		if ctx.Err() != nil {
 			return nil

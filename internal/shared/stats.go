@@ -26,22 +26,26 @@ type MemoryStats struct {
 // State is how a tier does.
 type State string
 
-// The states. A tier that fails is asked still; one that is away is not.
+// The states. A tier that fails is asked still; one that is away is not, and one that
+// denies some kinds of calls not by these.
 const (
 	StateOK      State = "ok"
 	StateFailing State = "failing"
 	StateAway    State = "away"
+	StateDenied  State = "denied"
 )
 
 // TierStats are those of a tier. Hits and misses are results', as is what was
 // written, was there already, or was dropped unwritten.
 type TierStats struct {
-	Name  string     `json:"name"`
-	Where string     `json:"where"`
-	Write bool       `json:"write"`
-	State State      `json:"state"`
-	Until *time.Time `json:"until,omitempty"`
-	Why   string     `json:"why,omitempty"`
+	Name  string `json:"name"`
+	Where string `json:"where"`
+	Write bool   `json:"write"`
+	State State  `json:"state"`
+	// Since when it is away or denied, and until when it is not asked.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	Why   string    `json:"why,omitempty"`
 
 	Hits           int64 `json:"hits"`
 	Misses         int64 `json:"misses"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,8 @@ type tier struct {
 	// bad are names under which something was that is not believed: who has the
 	// right content puts it in its place, rather than trust that it is there.
 	bad *recent[string, struct{}]
+	// absent are manifests that were not there a moment ago.
+	absent *recent[string, struct{}]
 	// touches are names whose time of use was renewed just now.
 	touches *recent[string, struct{}]
 
@@ -46,7 +49,7 @@ type tier struct {
 func newTier(t Tier, log *slog.Logger, now func() time.Time) *tier {
 	return &tier{
 		Tier: t, log: log.With("tier", t.Name), now: now,
-		bad: newRecent[string, struct{}](1 << 12), touches: newRecent[string, struct{}](1 << 12),
+		bad: newRecent[string, struct{}](1 << 12), absent: newRecent[string, struct{}](1 << 12), touches: newRecent[string, struct{}](1 << 12),
 		rejected: map[Reason]int64{}, logged: map[string]time.Time{},
 	}
 }
@@ -155,20 +158,18 @@ func (t *tier) firstOf(kind string, again time.Duration) bool {
 	return true
 }
 
-// awayer is what a guarded store tells of itself.
-type awayer interface {
-	// Away says until when the store is not asked, and why; the zero time if it is.
-	Away() (until time.Time, why string)
-}
+// guarded is a store that tells how it is, as store.Guarded does.
+type guarded interface{ State() store.State }
 
-// away reports whether the tier is not asked at present, since it did not answer.
-func (t *tier) away() (until time.Time, why string, ok bool) {
-	if a, is := t.Store.(awayer); is {
-		if until, why = a.Away(); !until.IsZero() {
-			return until, why, true
-		}
+// unwritable reports whether nothing is written at present, since the store did not
+// answer or did not allow it.
+func (t *tier) unwritable() bool {
+	g, ok := t.Store.(guarded)
+	if !ok {
+		return false
 	}
-	return time.Time{}, "", false
+	s := g.State()
+	return s.Away || slices.Contains(s.Denied, "writes")
 }
 
 func (t *tier) stats() TierStats {
@@ -188,8 +189,13 @@ func (t *tier) stats() TierStats {
 		s.State, s.Why = StateFailing, t.failing
 	}
 	t.mu.Unlock()
-	if until, why, ok := t.away(); ok {
-		s.State, s.Why, s.Until = StateAway, why, &until
+	if g, ok := t.Store.(guarded); ok {
+		switch state := g.State(); {
+		case state.Away:
+			s.State, s.Why, s.Since, s.Until = StateAway, state.Reason, state.Since, state.Until
+		case len(state.Denied) > 0:
+			s.State, s.Why, s.Since, s.Until = StateDenied, state.Reason, state.Since, state.Until
+		}
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,7 +50,7 @@ type Member struct {
 // added it, one's own key. It may be used concurrently; nil trusts nobody.
 type Trust struct {
 	file *trustFile // nil: none
-	own  *Signer
+	own  []*Signer
 }
 
 // trustFile is a file of trusted keys, as it was last read.
@@ -98,9 +99,12 @@ func ReadTrust(file string, workersOnly bool) (*Trust, error) {
 // With is t with a signer's key trusted besides, unless the file revokes it. Both
 // share the file. t and s may be nil.
 func (t *Trust) With(s *Signer) *Trust {
-	with := &Trust{own: s}
+	with := &Trust{}
 	if t != nil {
-		with.file = t.file
+		*with = *t
+	}
+	if s != nil {
+		with.own = append(slices.Clip(with.own), s)
 	}
 	return with
 }
@@ -140,9 +144,12 @@ func (t *Trust) Check(key PublicKey) (Member, error) {
 		return Member{Key: key}, reject(ReasonStranger, "key %s", key.ID())
 	}
 	m, err := t.file.check(key)
-	if t.own != nil && t.own.public == key && reasonOf(err) == ReasonStranger {
-		m.Key, m.Name = key, t.own.name
-		return m, nil
+	if reasonOf(err) == ReasonStranger {
+		for _, s := range t.own {
+			if s.public == key {
+				return Member{Role: m.Role, Name: s.name, Key: key}, nil
+			}
+		}
 	}
 	return m, err
 }

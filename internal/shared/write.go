@@ -34,17 +34,20 @@ func (c *Cache) Put(manifest digest.Key, preprocess string, e *action.Entry, blo
 	if len(tiers) == 0 {
 		return
 	}
-	sealed := sync.OnceValues(func() (*packed, error) {
+	type toWrite struct {
+		*packed
+		change func(*action.Manifest) bool
+	}
+	prepare := sync.OnceValues(func() (*toWrite, error) {
 		p, err := c.signer.seal(c.tenant, e, blobs)
 		if err != nil {
 			c.log.Warn("shared-cache-not-written", "action", e.Action.Key().String(), "error", err.Error())
+			return nil, err
 		}
-		return p, err
+		w := &toWrite{p, add(candidateOf(e), preprocess)}
+		c.memory.change(ManifestName(c.tenant, manifest), w.change)
+		return w, nil
 	})
-	candidate := e.Action.Candidate()
-	candidate.StdioContext = e.Result.StdioContext
-	change := add(candidate, preprocess)
-	c.memory.change(ManifestName(c.tenant, manifest), change)
 	size := entrySize(e)
 	for _, b := range blobs {
 		size += int64(len(b))
@@ -52,14 +55,14 @@ func (c *Cache) Put(manifest digest.Key, preprocess string, e *action.Entry, blo
 	c.queue.add(&job{
 		size: size,
 		do: func(ctx context.Context, t *tier) error {
-			p, err := sealed()
+			w, err := prepare()
 			if err != nil {
 				return err
 			}
-			if err := c.store(ctx, t, p); err != nil {
+			if err := c.store(ctx, t, w.packed); err != nil {
 				return err
 			}
-			return c.updateManifest(ctx, t, manifest, change)
+			return c.updateManifest(ctx, t, manifest, w.change)
 		},
 		drop: func(t *tier) { t.dropped.Add(1) },
 	}, tiers)
@@ -92,8 +95,6 @@ func (c *Cache) backfill(nearer []*tier, key digest.Key, e *action.Entry, blobs 
 	for _, b := range blobs {
 		size += int64(len(b.body))
 	}
-	candidate := e.Action.Candidate()
-	candidate.StdioContext = e.Result.StdioContext
 	by, led := c.leads.get(key)
 	c.queue.add(&job{
 		size: size,
@@ -105,10 +106,17 @@ func (c *Cache) backfill(nearer []*tier, key digest.Key, e *action.Entry, blobs 
 			if !led {
 				return nil
 			}
-			return c.updateManifest(ctx, t, by.manifest, add(candidate, by.preprocess))
+			return c.updateManifest(ctx, t, by.manifest, add(candidateOf(e), by.preprocess))
 		},
 		drop: func(t *tier) { t.dropped.Add(1) },
 	}, tiers)
+}
+
+// candidateOf is the candidate that leads to an entry.
+func candidateOf(e *action.Entry) action.Candidate {
+	candidate := e.Action.Candidate()
+	candidate.StdioContext = e.Result.StdioContext
+	return candidate
 }
 
 // store puts a result's objects, the pack last: who finds it finds what it needs.
