@@ -364,6 +364,8 @@ func (a *app) printRow(e *audit.Entry, r *audit.Row) error {
 	}
 	some("stdout", file(r.Stdout)...)
 	some("stderr", file(r.Stderr)...)
+	some("shared cache", r.Tier)
+	some("signed by", r.Signer)
 	some("runtime", strings.TrimSpace(r.Isolation.Runtime+" "+r.Isolation.Version))
 	for _, name := range slices.Sorted(maps.Keys(r.Isolation.Digests)) {
 		t.row(name, r.Isolation.Digests[name])

@@ -30,6 +30,8 @@ const (
 	// maxList bounds the lists that stay in a row.
 	maxList = 32
 	maxRole = 64
+	// MaxName bounds the names of a tier and a signer, in bytes.
+	MaxName = 128
 	// MaxDetail bounds the encoding of a row's detail: four times what a job's message may
 	// hold, for paths come in several lists.
 	MaxDetail = 64 << 20
@@ -56,6 +58,11 @@ type Row struct {
 	Worker  string `json:"worker"`
 	// VM is the machine that ran it; a hit has none.
 	VM string `json:"vm,omitempty"`
+	// Tier is the shared cache that a hit's result was fetched from, and Signer the
+	// name of who signed it there, which is another worker as a rule: the row of the
+	// run is in that one's log.
+	Tier   string `json:"tier,omitempty"`
+	Signer string `json:"signer,omitempty"`
 	// Image is the toolchain's image, sha256:HEX.
 	Image string `json:"image_digest"`
 
@@ -360,6 +367,12 @@ func encodeRow(r *Row) ([]byte, error) {
 	texts := []string{
 		r.Tenant, r.Subject, r.Worker, r.VM, r.Image, r.Limit, r.Error,
 		r.Isolation.Runtime, r.Isolation.Version, r.Versions.HPCC, r.Versions.Agent,
+	}
+	for _, name := range []string{r.Tier, r.Signer} {
+		if len(name) > MaxName {
+			return nil, &RowError{fmt.Sprintf("%.80q is longer than %d bytes", name, MaxName)}
+		}
+		texts = append(texts, name)
 	}
 	for _, o := range r.Outputs {
 		if len(o.Role) > maxRole {

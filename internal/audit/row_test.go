@@ -20,7 +20,7 @@ func d(s string) Digest { return Digest(digest.Of([]byte(s))) }
 // someRow has something in every field.
 func someRow() *Row {
 	return &Row{
-		Time: someTime, Tenant: "acme", Subject: "jo@example.com", Worker: "w1", VM: "m-1",
+		Time: someTime, Tenant: "acme", Subject: "jo@example.com", Worker: "w1", VM: "m-1", Tier: "regional", Signer: "w2",
 		Image:  "sha256:" + digest.Of([]byte("image")).Hex(),
 		Action: Key{1, 2, 3},
 		Command: Command{

@@ -7,6 +7,7 @@ import (
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/shared"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
@@ -19,22 +20,13 @@ type Shared interface {
 	Manifest(ctx context.Context, key digest.Key) *action.Manifest
 	// Result returns the result of an action, whose key the caller made of what it
 	// checked, or nil. It is whole, and made by somebody who is trusted.
-	Result(ctx context.Context, key digest.Key) *Fetched
+	Result(ctx context.Context, key digest.Key) *shared.Fetched
 	// Put writes a result, and its candidate into a manifest, behind the caller.
 	Put(manifest digest.Key, preprocess string, e *action.Entry, blobs map[digest.Digest][]byte)
 	// Mark writes Manifest.Preprocess.
 	Mark(manifest digest.Key, preprocess string)
 	// Close waits until what was put is written, or ctx ends.
 	Close(ctx context.Context) error
-}
-
-// Fetched is a result of a shared cache: Entry's action has the key that was asked
-// for, and Blobs holds all of its outputs.
-type Fetched struct {
-	Entry *action.Entry
-	Blobs map[digest.Digest][]byte
-	// Tier is the cache that had it, and Signer whose word it is.
-	Tier, Signer string
 }
 
 // maxDoubtful bounds the results that one manifest's candidates are asked for: a
@@ -90,7 +82,7 @@ func isWord(word string) bool {
 
 // fetched is a result from a shared cache that is right for the job.
 type fetched struct {
-	*Fetched
+	*shared.Fetched
 	candidate *candidate
 	key       digest.Key
 	// word is what led to the manifest, "" for the first one.

@@ -16,13 +16,14 @@ import (
 	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/internal/digest"
 	"hpcc.dev/hpcc/internal/remote"
+	"hpcc.dev/hpcc/internal/shared"
 )
 
 // tier is a shared cache in memory that counts what it is asked.
 type tier struct {
 	mu        sync.Mutex
 	manifests map[digest.Key]*action.Manifest
-	results   map[digest.Key]*Fetched
+	results   map[digest.Key]*shared.Fetched
 	asked     []string
 	puts      int
 	// onManifest, if it is not nil, is called before a manifest is answered.
@@ -30,7 +31,7 @@ type tier struct {
 }
 
 func newTier() *tier {
-	return &tier{manifests: map[digest.Key]*action.Manifest{}, results: map[digest.Key]*Fetched{}}
+	return &tier{manifests: map[digest.Key]*action.Manifest{}, results: map[digest.Key]*shared.Fetched{}}
 }
 
 func (s *tier) Manifest(_ context.Context, key digest.Key) *action.Manifest {
@@ -48,7 +49,7 @@ func (s *tier) Manifest(_ context.Context, key digest.Key) *action.Manifest {
 	return nil
 }
 
-func (s *tier) Result(_ context.Context, key digest.Key) *Fetched {
+func (s *tier) Result(_ context.Context, key digest.Key) *shared.Fetched {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, "result")
@@ -62,7 +63,7 @@ func (s *tier) Put(manifest digest.Key, _ string, e *action.Entry, blobs map[dig
 	c := e.Action.Candidate()
 	c.StdioContext = e.Result.StdioContext
 	s.at(manifest).Add(c)
-	s.results[c.Action] = &Fetched{Entry: e, Blobs: maps.Clone(blobs), Tier: "near", Signer: "somebody"}
+	s.results[c.Action] = &shared.Fetched{Entry: e, Blobs: maps.Clone(blobs), Tier: "near", Signer: "somebody"}
 }
 
 func (s *tier) Mark(manifest digest.Key, word string) {
@@ -452,7 +453,7 @@ func TestFetchList(t *testing.T) {
 // What its client asks of images is no compile.
 type writing struct {
 	Worker
-	shared   *tier
+	tier     *tier
 	compiles int
 }
 
@@ -468,7 +469,7 @@ func (w *writing) Compile(ctx context.Context, r *remote.Request) (*remote.Resul
 		e.Result.Outputs = append(e.Result.Outputs, action.Output{Role: o.Role, Digest: o.Digest, Executable: o.Executable})
 		blobs[o.Digest] = o.Data
 	}
-	w.shared.Put(r.Job.Manifest(r.Tree[r.Job.Source].Digest), "", e, blobs)
+	w.tier.Put(r.Job.Manifest(r.Tree[r.Job.Source].Digest), "", e, blobs)
 	return res, nil
 }
 
@@ -502,11 +503,11 @@ func TestFetchAway(t *testing.T) {
 				return take(dir, []string{"a.o", "a.d"})
 			}
 			here := project(t, files)
-			want := compile(engine(&writing{Worker: w, shared: s}), here)
+			want := compile(engine(&writing{Worker: w, tier: s}), here)
 			if s.puts != 1 {
 				t.Fatalf("%d results put", s.puts)
 			}
-			idle := &writing{Worker: w, shared: s}
+			idle := &writing{Worker: w, tier: s}
 			second := engine(idle)
 			there := project(t, files)
 			s.questions()

@@ -411,10 +411,10 @@ func (j *job) write(id manifestID, a *action.Action, c *compiled) (digest.Key, m
 		}
 	}
 	key := entry.Action.Key()
-	shared := j.sharedID(id)
+	there := j.sharedID(id)
 	id, err := j.put(id, key, entry, c.outputs)
 	if err == nil {
-		j.share(shared, entry, c.outputs)
+		j.share(there, entry, c.outputs)
 	}
 	return key, id, err
 }

@@ -183,6 +183,17 @@ func (g *Guarded) State() State {
 	return s
 }
 
+// Away says until when the store is not asked for anything, and why; the zero time
+// if it is asked.
+func (g *Guarded) Away() (until time.Time, why string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.away == nil {
+		return time.Time{}, ""
+	}
+	return g.away.Until, g.away.Err.Error()
+}
+
 func (g *Guarded) String() string { return g.store.String() }
 
 // Close ends probes and closes the store.

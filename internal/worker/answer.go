@@ -30,6 +30,8 @@ type answer struct {
 	// client has accepted.
 	stored bool
 	row    *audit.Row
+	// tier is the shared cache that had the result, and signer whose it is.
+	tier, signer string
 }
 
 type output struct {

@@ -33,6 +33,8 @@ type compile struct {
 	stream grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse]
 	task   auth.Task
 	store  *cache.Disk
+	// shared are the caches that the tenant shares, nil for none.
+	shared Shared
 	end    func()
 
 	in chan incoming
@@ -148,7 +150,7 @@ func (c *compile) serve() error {
 func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
 	land := func(landing) {}
 	if !j.uncached {
-		if done, err := c.answerHit(j); err != nil {
+		if done, err := c.answerHit(j, c.find); err != nil {
 			return nil, err
 		} else if done {
 			return c.afterHit()
@@ -161,8 +163,12 @@ func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
 			land = leave
 		}
 		// Another may have run it, since it was looked for or while it was waited
-		// for.
-		done, err := c.answerHit(j)
+		// for. Who has not waited asks elsewhere, too, for all who wait now.
+		find := c.find
+		if leave != nil {
+			find = c.findOrFetch
+		}
+		done, err := c.answerHit(j, find)
 		if err != nil {
 			land(abandoned)
 			return nil, err

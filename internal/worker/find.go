@@ -9,10 +9,10 @@ import (
 	"hpcc.dev/hpcc/internal/cache"
 )
 
-// answerHit answers a job from the tenant's store, if that has a result. It asks
-// no machine, so that it works while all are busy.
-func (c *compile) answerHit(j *checked) (done bool, err error) {
-	a, err := c.find(j)
+// answerHit answers a job by the result that find returns, if there is one. It
+// asks no machine, so that it works while all are busy.
+func (c *compile) answerHit(j *checked, find func(*checked) (*answer, error)) (done bool, err error) {
+	a, err := find(j)
 	if a == nil || err != nil {
 		return false, err
 	}

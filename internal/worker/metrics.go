@@ -32,8 +32,8 @@ const (
 )
 
 type metrics struct {
-	compiles, refusals, blobs, bytes, storeErrors *telemetry.Counter
-	seconds                                       *telemetry.Histogram
+	compiles, refusals, blobs, bytes, storeErrors, sharedHits *telemetry.Counter
+	seconds                                                   *telemetry.Histogram
 }
 
 func newMetrics(r *telemetry.Registry, s *Service) *metrics {
@@ -44,7 +44,8 @@ func newMetrics(r *telemetry.Registry, s *Service) *metrics {
 		bytes:    r.Counter("hpcc_worker_transferred_bytes_total", "Bytes of inputs and outputs that crossed, uncompressed, by direction.", "tenant", "direction"),
 		storeErrors: r.Counter("hpcc_worker_store_errors_total",
 			"Results that could not be stored."),
-		seconds: r.Histogram("hpcc_worker_compile_seconds", "What jobs took in the machine.", telemetry.Seconds, "outcome"),
+		sharedHits: r.Counter("hpcc_worker_shared_hits_total", "Hits whose result was fetched from a shared cache, by its name.", "tenant", "tier"),
+		seconds:    r.Histogram("hpcc_worker_compile_seconds", "What jobs took in the machine.", telemetry.Seconds, "outcome"),
 	}
 	load := func(f func(Load) float64) func() float64 {
 		return func() float64 { return f(s.opt.Machines.Load()) }

@@ -33,6 +33,7 @@ func (c *compile) emptyRow(j *checked, from audit.Cache) *audit.Row {
 func (a *answer) fill(row *audit.Row) {
 	row.Action = audit.Key(a.key)
 	row.Exit, row.Signal, row.Limit = a.exit, a.signal, a.limit
+	row.Tier, row.Signer = a.tier, a.signer
 	if !a.hit {
 		row.Duration = a.time
 	}

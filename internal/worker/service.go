@@ -46,6 +46,10 @@ type Options struct {
 	Dir string
 	// StoreBytes is the limit of each tenant's store.
 	StoreBytes int64
+	// Shared, if it is not nil, makes a tenant's part of the caches that workers
+	// share. The service closes it. It is called once for a tenant, when that has
+	// its first compile.
+	Shared func(tenant string) (Shared, error)
 
 	Verifier Verifier
 	Machines Machines
@@ -104,7 +108,7 @@ func New(opt Options) (*Service, error) {
 	}
 	s := &Service{
 		opt: opt, memory: newMemory(), started: time.Now().UTC(),
-		stores: stores{dir: filepath.Join(opt.Dir, "tenants"), maxBytes: opt.StoreBytes},
+		stores: stores{dir: filepath.Join(opt.Dir, "tenants"), maxBytes: opt.StoreBytes, makeShared: opt.Shared},
 	}
 	s.metrics = newMetrics(opt.Metrics, s)
 	return s, nil
@@ -119,10 +123,13 @@ func (s *Service) Draining() bool { return s.draining.Load() }
 // Streams is how many compiles are under way or wait.
 func (s *Service) Streams() int { return int(s.streams.Load()) }
 
-// Close closes the stores. No stream may be left: the server was stopped before.
+// Close closes the stores, and waits for a while until what is on its way to the
+// shared caches is there. No stream may be left: the server was stopped before.
 func (s *Service) Close() error {
 	s.Drain()
-	return s.stores.close()
+	ctx, cancel := context.WithTimeout(context.Background(), sharedPatience)
+	defer cancel()
+	return s.stores.close(ctx)
 }
 
 // authenticate returns the task that a call is for.
@@ -184,7 +191,9 @@ func (s *Service) newCompile(stream grpc.BidiStreamingServer[workerv1.CompileReq
 		end()
 		return nil, fmt.Errorf("the tenant's store: %w", err)
 	}
-	return newCompile(s, stream, task, store, end), nil
+	c := newCompile(s, stream, task, store.Disk, end)
+	c.shared = store.shared
+	return c, nil
 }
 
 // Describe implements the service.

@@ -60,7 +60,7 @@ const graph = `
 	internal/scheduler:    internal/auth internal/telemetry proto/hpcc/scheduler/v1
 
 	# It gets its settings as values, so that a test needs no file.
-	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc internal/remote proto/hpcc/ipc/v1
+	internal/daemon:       internal/action internal/atomicfile internal/cache internal/compiler internal/compiler/env internal/digest internal/ipc internal/remote internal/shared proto/hpcc/ipc/v1
 
 	# What a virtual machine runs before any image is there.
 	guest:                internal/atomicfile internal/digest proto/hpcc/agent/v1
@@ -79,7 +79,7 @@ const graph = `
 	test/lab/search:
 	internal/vm/vmtest:   internal/agentapi internal/digest internal/vm test/lab/search test/strace
 
-	internal/worker:      internal/action internal/agentapi internal/audit internal/auth internal/cache internal/digest internal/telemetry internal/vm internal/wirezip proto/hpcc/agent/v1 proto/hpcc/scheduler/v1 proto/hpcc/worker/v1
+	internal/worker:      internal/action internal/agentapi internal/audit internal/auth internal/cache internal/digest internal/shared internal/telemetry internal/vm internal/wirezip proto/hpcc/agent/v1 proto/hpcc/scheduler/v1 proto/hpcc/worker/v1
 
 	# What is root. The worker's half of the talk with it is as lean.
 	internal/jail:

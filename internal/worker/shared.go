@@ -1,0 +1,83 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/shared"
+)
+
+// Shared are the caches that a tenant's workers have in common; *shared.Cache is
+// one. Its methods return in bounded time and as if nothing were there, whatever is
+// wrong.
+type Shared interface {
+	Manifest(ctx context.Context, key digest.Key) *action.Manifest
+	Result(ctx context.Context, key digest.Key) *shared.Fetched
+	Put(manifest digest.Key, preprocess string, e *action.Entry, blobs map[digest.Digest][]byte)
+	Stats() shared.Stats
+	Close(ctx context.Context) error
+}
+
+// sharedPatience bounds how long a worker that ends waits for what is on its way
+// to the shared caches.
+const sharedPatience = 30 * time.Second
+
+// maxDoubtful bounds the results that one manifest's candidates are asked for: a
+// manifest that lies costs no more than that.
+const maxDoubtful = 2
+
+// findOrFetch is find, and looks into the shared caches after that. What it finds
+// there is kept in the tenant's store before it is handed out, so that what the
+// row names can be read here for as long as any other result can.
+func (c *compile) findOrFetch(j *checked) (*answer, error) {
+	a, err := c.find(j)
+	if a != nil || err != nil || c.shared == nil {
+		return a, err
+	}
+	manifest := j.Manifest(j.source)
+	m := c.shared.Manifest(c.live, manifest)
+	if m == nil {
+		return nil, nil
+	}
+	doubtful := 0
+	for i := range m.Candidates {
+		candidate := &m.Candidates[i]
+		// A hint by a stranger: only if what the client has makes the same action of
+		// it is its result asked for.
+		if !j.Holds(candidate, j.tree) || recordOfCandidate(j, candidate) == nil {
+			continue
+		}
+		if doubtful++; doubtful > maxDoubtful {
+			break
+		}
+		f := c.shared.Result(c.live, candidate.Action)
+		if f == nil {
+			continue
+		}
+		if err := c.takeOver(manifest, candidate.Action, f); err != nil {
+			c.metrics.storeErrors.Inc()
+			c.opt.Log.Warn("result not stored", "tenant", c.task.Tenant, "action", candidate.Action, "tier", f.Tier, "error", err)
+			continue
+		}
+		if a, err := c.entry(j, candidate); a != nil || err != nil {
+			if a != nil {
+				a.tier, a.signer = f.Tier, f.Signer
+				c.metrics.sharedHits.Inc(c.task.Tenant, f.Tier)
+			}
+			return a, err
+		}
+	}
+	return nil, nil
+}
+
+// takeOver stores a result that was fetched.
+func (c *compile) takeOver(manifest, key digest.Key, f *shared.Fetched) error {
+	for _, o := range f.Entry.Result.Outputs {
+		if _, err := c.store.PutBlob(f.Blobs[o.Digest]); err != nil {
+			return err
+		}
+	}
+	return c.putEntry(manifest, key, f.Entry)
+}
