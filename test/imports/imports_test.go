@@ -44,6 +44,7 @@ const graph = `
 	# What is kept in them, and what of it is believed.
 	internal/shared:       internal/action internal/digest internal/store
 	internal/store/storetest: internal/store
+	internal/store/s3store: internal/store
 	internal/config:
 	internal/telemetry:
 	internal/audit:       internal/atomicfile internal/digest
