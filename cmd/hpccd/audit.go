@@ -26,7 +26,8 @@ func (a *app) newAudit() *cobra.Command {
 what was run in which machine, from which inputs, and what came out. Rows are
 numbered and chained by SHA-256; every command checks what it reads.`,
 		Example: `  hpcc audit show
-  hpcc audit show 1234`,
+  hpcc audit show 1234
+  hpcc audit verify`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usage{withHint(fmt.Errorf("unknown command %q", args[0]), "see hpcc audit --help")}
@@ -35,7 +36,7 @@ numbered and chained by SHA-256; every command checks what it reads.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.newAuditShow())
+	cmd.AddCommand(a.newAuditShow(), a.newAuditVerify())
 	return cmd
 }
 

@@ -197,3 +197,84 @@ func TestAuditShow(t *testing.T) {
 	show(1, "--dir", dir, "1")
 	said("the log begins with row")
 }
+
+func TestAuditVerify(t *testing.T) {
+	dir := writeAudit(t)
+	a, stdout, stderr := fixture(t)
+	verify := func(want int, args ...string) auditVerdict {
+		t.Helper()
+		stdout.Reset()
+		stderr.Reset()
+		if got := a.run(append([]string{"audit", "verify", "--json"}, args...)); got != want {
+			t.Errorf("hpcc audit verify %q: exit status %d, want %d\n%s%s", args, got, want, stdout, stderr)
+		}
+		var v auditVerdict
+		if stdout.Len() > 0 {
+			if err := json.Unmarshal(stdout.Bytes(), &v); err != nil {
+				t.Fatal(err)
+			}
+			if v.OK == (want != 0) || v.OK == (v.Damage != nil) {
+				t.Errorf("%+v", v)
+			}
+		}
+		return v
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "journal-*"))
+	if err != nil || len(files) < 3 {
+		t.Fatal(files, err)
+	}
+	whole := verify(0, dir)
+	if whole.First != 1 || whole.Last != 60 || whole.Files != len(files) || len(whole.Chain) != 64 || whole.Unfinished {
+		t.Errorf("%+v", whole)
+	}
+	kept := "60:" + whole.Chain
+	verify(0, dir, "--kept", kept)
+	t.Setenv("HPCC_WORKER_AUDIT_DIR", dir)
+	last := verify(0, files[len(files)-1])
+	if v := verify(0); v != whole || last.Chain != whole.Chain || last.Files != 1 || last.First <= 1 {
+		t.Errorf("%+v, %+v", v, last)
+	}
+	stdout.Reset()
+	if code := a.run([]string{"audit", "verify", dir}); code != 0 || !strings.HasSuffix(stdout.String(), "whole rows\t1 to 60\nchain\t"+whole.Chain+"\nresult\tok\n") {
+		t.Errorf("%d: %s%s", code, stdout, stderr)
+	}
+
+	// What is called wrongly.
+	for _, bad := range []string{"60", "0:" + whole.Chain, "60:" + whole.Chain[1:], "x:" + whole.Chain} {
+		verify(2, dir, "--kept", bad)
+	}
+	verify(2, dir, dir)
+	verify(1, filepath.Join(dir, "none"))
+
+	// What was kept elsewhere tells of an end that is missing, and of rows that
+	// were written anew.
+	if v := verify(1, dir, "--kept", "61:"+whole.Chain); !strings.Contains(v.Damage.Reason, "missing at the end") || v.Damage.File != "" {
+		t.Errorf("%+v", v.Damage)
+	}
+	if v := verify(1, dir, "--kept", "59:"+whole.Chain); !strings.Contains(v.Damage.Reason, "written anew") {
+		t.Errorf("%+v", v.Damage)
+	}
+	if v := verify(1, files[1], "--kept", "1:"+whole.Chain); !strings.Contains(v.Damage.Reason, "moved elsewhere") {
+		t.Errorf("%+v", v.Damage)
+	}
+
+	// One byte.
+	b, err := os.ReadFile(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.IndexByte(string(b), '\n') + 1
+	b[line+100] ^= 1
+	if err := os.WriteFile(files[1], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := verify(1, dir)
+	if v.Damage.File != files[1] || v.Damage.Offset != int64(line) || v.Last == 0 || v.Last >= 60 || !strings.Contains(v.Damage.Reason, fmt.Sprintf("row %d", v.Last+1)) {
+		t.Errorf("%+v, %+v", v, v.Damage)
+	}
+	verify(0, files[2])
+	stdout.Reset()
+	if code := a.run([]string{"audit", "verify"}); code != 1 || !strings.Contains(stdout.String(), "result\tdamaged\nfile\t"+files[1]+"\nbyte\t") {
+		t.Errorf("%d: %s", code, stdout)
+	}
+}

@@ -106,9 +106,8 @@ func TestJournal(t *testing.T) {
 	}
 	j.Close()
 	equalRows(t, dir, "a", "b", "c")
-	last, chain, err := Verify(dir)
-	if last != 3 || chain == (Key{}) || err != nil {
-		t.Error(last, chain, err)
+	if x, err := Verify(dir, nil); x.Last != 3 || x.Chain == (Key{}) || err != nil {
+		t.Error(x, err)
 	}
 }
 
@@ -143,6 +142,38 @@ func TestRotation(t *testing.T) {
 			t.Errorf("from %d: %d rows", from, n)
 		}
 	}
+	whole, err := Verify(dir, nil)
+	if err != nil || whole.Files != len(list) || whole.First != 1 || whole.Last != 20 || whole.Unfinished {
+		t.Errorf("%+v, %v", whole, err)
+	}
+	// Each file by itself, by whatever name: the last ends as the journal does.
+	visited := uint64(0)
+	for i, s := range list {
+		moved := filepath.Join(t.TempDir(), "moved")
+		b, err := os.ReadFile(s.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == len(list)-1 {
+			b = append(b, `{"number":21`...)
+		}
+		if err := os.WriteFile(moved, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		x, err := Verify(moved, func(e *Entry) error { visited++; return nil })
+		if err != nil || x.Files != 1 || x.First != s.first || x.Last != visited || (x.Chain == whole.Chain && x.Unfinished) != (i == len(list)-1) {
+			t.Errorf("%s: %+v, %v", s.path, x, err)
+		}
+	}
+	stop := errors.New("enough")
+	if x, err := Verify(dir, func(e *Entry) error {
+		if e.Number == 7 {
+			return stop
+		}
+		return nil
+	}); x.Last != 7 || !errors.Is(err, stop) {
+		t.Errorf("%+v, %v", x, err)
+	}
 	for range Read(dir, 0) {
 		break // leaves no file open, and does not call again
 	}
@@ -151,8 +182,8 @@ func TestRotation(t *testing.T) {
 	if err := os.Remove(list[0].path); err != nil {
 		t.Fatal(err)
 	}
-	if last, _, err := Verify(dir); last != 20 || err != nil {
-		t.Error(last, err)
+	if x, err := Verify(dir, nil); x.First != list[1].first || x.Last != 20 || err != nil {
+		t.Error(x, err)
 	}
 	j := open(t, dir, Options{})
 	if n := appendRows(t, j, "x"); n[0] != 21 {
@@ -166,7 +197,7 @@ func TestRotation(t *testing.T) {
 	if _, err := OpenJournal(dir, Options{}); !errors.As(err, &damage) || !strings.Contains(damage.Reason, "missing") {
 		t.Errorf("a file is missing: %v", err)
 	}
-	if _, _, err := Verify(dir); !errors.As(err, &damage) {
+	if _, err := Verify(dir, nil); !errors.As(err, &damage) {
 		t.Errorf("a file is missing: %v", err)
 	}
 }
@@ -247,7 +278,7 @@ func TestDamage(t *testing.T) {
 	check := func(t *testing.T, what string) {
 		t.Helper()
 		var damage *DamageError
-		if _, _, err := Verify(dir); !errors.As(err, &damage) {
+		if _, err := Verify(dir, nil); !errors.As(err, &damage) {
 			t.Errorf("%s: Verify: %v", what, err)
 		}
 		if j, err := OpenJournal(dir, Options{}); !errors.As(err, &damage) {
@@ -397,10 +428,10 @@ func TestCancelledAppend(t *testing.T) {
 }
 
 func TestReadNothing(t *testing.T) {
-	if last, chain, err := Verify(t.TempDir()); last != 0 || chain != (Key{}) || err != nil {
-		t.Error(last, chain, err)
+	if x, err := Verify(t.TempDir(), nil); x != (Extent{}) || err != nil {
+		t.Error(x, err)
 	}
-	if _, _, err := Verify(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Verify(filepath.Join(t.TempDir(), "missing"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }

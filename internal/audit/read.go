@@ -30,51 +30,86 @@ func Read(dir string, from uint64) iter.Seq2[*Entry, error] {
 				start = i
 			}
 		}
-		w := walker{}
-		defer w.close()
-		for i, s := range list[start:] {
-			if err := w.open(s); err != nil {
-				yield(nil, err)
-				return
-			}
-			for {
-				e, err := w.next()
-				if errors.Is(err, io.EOF) {
-					break
-				}
-				if torn := (*tornError)(nil); errors.As(err, &torn) {
-					if start+i == len(list)-1 {
-						break
-					}
-					err = w.tornInside()
-				}
-				if err != nil {
-					yield(nil, err)
-					return
-				}
-				if e.Number >= from && !yield(e, nil) {
-					return
-				}
-			}
-		}
+		walk(list[start:], func(e *Entry, err error) bool { return err == nil && e.Number < from || yield(e, err) })
 	}
 }
 
-// Verify checks all of the journal in dir: the chain through all files, and that
-// each row decodes. It returns the last entry's number and chain, whose
-// comparison with a value kept elsewhere shows whether anything is missing at the
-// end; both are zero if there is no row.
-func Verify(dir string) (last uint64, chain Key, err error) {
-	for e, err := range Read(dir, 0) {
-		if err != nil {
-			return last, chain, err
+// walk goes through files, each of which goes on where the one before ended, and
+// tells whether the last ends within a line.
+func walk(list []segment, yield func(*Entry, error) bool) (torn bool) {
+	w := walker{}
+	defer w.close()
+	for i, s := range list {
+		if err := w.open(s); err != nil {
+			yield(nil, err)
+			return false
 		}
-		if _, err := e.Row(); err != nil {
-			return last, chain, err
+		for {
+			e, err := w.next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if unfinished := (*tornError)(nil); errors.As(err, &unfinished) {
+				if torn = i == len(list)-1; torn {
+					break
+				}
+				err = w.tornInside()
+			}
+			if !yield(e, err) || err != nil {
+				return false
+			}
 		}
-		last, chain = e.Number, e.Chain
 	}
-	return last, chain, nil
+	return torn
+}
+
+// Extent is what Verify found to be whole.
+type Extent struct {
+	Files int
+	// First and Last are rows' numbers; 0 if there is none.
+	First, Last uint64
+	// Chain is that of the last row. Compared with a value that was kept
+	// elsewhere, it shows whether anything is missing at the end.
+	Chain Key
+	// Unfinished tells that the end holds a part of a line: of a row that is being
+	// written, or that nobody was told of before a crash.
+	Unfinished bool
+}
+
+// Verify checks all of a journal: the chain through all files, and that each row
+// decodes. path is its directory, or one of its files, wherever that was moved to,
+// which is then checked by itself. It returns what is whole, up to the first error:
+// a *DamageError, or one of reading. visit, if it is not nil, is called for each
+// row with its entry, which is valid until then; its error is Verify's.
+func Verify(path string, visit func(*Entry) error) (x Extent, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return x, fmt.Errorf("audit: %w", err)
+	}
+	list := []segment{{path: path}}
+	if info.IsDir() {
+		if list, err = segments(path); err != nil {
+			return x, fmt.Errorf("audit: %w", err)
+		}
+	}
+	x.Files = len(list)
+	x.Unfinished = walk(list, func(e *Entry, failed error) bool {
+		if err = failed; err == nil {
+			_, err = e.Row()
+		}
+		if err != nil {
+			return false
+		}
+		if x.First == 0 {
+			x.First = e.Number
+		}
+		x.Last, x.Chain = e.Number, e.Chain
+		if visit != nil {
+			err = visit(e)
+		}
+		return err == nil
+	})
+	return x, err
 }
 
 // tornError is a last line without newline.
@@ -109,7 +144,7 @@ func (w *walker) tornInside() error {
 	return w.damaged("row %d has no end, but rows follow in another file", w.number)
 }
 
-// open begins a file.
+// open begins a file. One without a number is whatever its header says.
 func (w *walker) open(s segment) error {
 	w.close()
 	f, err := os.Open(s.path)
@@ -133,7 +168,7 @@ func (w *walker) open(s segment) error {
 	if err != nil {
 		return w.damaged("header: %v", err)
 	}
-	if first != s.first {
+	if s.first != 0 && first != s.first {
 		return w.damaged("its header says that it begins with row %d", first)
 	}
 	if w.number != 0 && (first != w.number || chain != w.chain) {
