@@ -40,7 +40,7 @@ func Dial(e *Endpoint, timeout time.Duration) (*Conn, error) {
 		return nil, err
 	}
 	c.Conn = Conn{
-		reader: &c.fd, writer: &c.fd, closer: &c.fd,
+		reader: &c.fd, writer: &c.fd, closer: &c.fd, fd: int(c.fd),
 		maxSend: MaxClientFrame, maxFirst: MaxServerFrame, maxNext: MaxServerFrame,
 		in: c.buffers[:0:inSize], out: c.buffers[inSize:inSize],
 	}

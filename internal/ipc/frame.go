@@ -57,6 +57,7 @@ type Conn struct {
 	reader io.Reader
 	writer io.Writer
 	closer io.Closer
+	fd     int // of the stream, or -1
 
 	maxSend  int
 	maxFirst int // limit of the first frame received
@@ -70,7 +71,7 @@ type Conn struct {
 // it is.
 func NewServerConn(stream io.ReadWriteCloser) *Conn {
 	return &Conn{
-		reader: stream, writer: stream, closer: stream,
+		reader: stream, writer: stream, closer: stream, fd: -1,
 		maxSend: MaxServerFrame, maxFirst: MaxFirstFrame, maxNext: MaxClientFrame,
 	}
 }
@@ -79,13 +80,18 @@ func NewServerConn(stream io.ReadWriteCloser) *Conn {
 // of Dial.
 func NewClientConn(stream io.ReadWriteCloser) *Conn {
 	return &Conn{
-		reader: stream, writer: stream, closer: stream,
+		reader: stream, writer: stream, closer: stream, fd: -1,
 		maxSend: MaxClientFrame, maxFirst: MaxServerFrame, maxNext: MaxServerFrame,
 	}
 }
 
 // Close closes the stream.
 func (c *Conn) Close() error { return c.closer.Close() }
+
+// FD is the stream's descriptor where Dial opened it, for who waits for the next
+// message and for something else at once; -1 of other streams. Nothing is read
+// ahead: it is readable as long as a message, or the end, is to be received.
+func (c *Conn) FD() int { return c.fd }
 
 // Send writes m as one frame, in one write where the stream takes it whole. A
 // message over the limit is not sent at all: *FrameTooLargeError.

@@ -26,7 +26,7 @@ import (
 
 // Protocol counts incompatible changes of the conversation. It is sent beside
 // Version so that builds without a version tell each other apart.
-const Protocol = 1
+const Protocol = 2
 
 // Version names the build. The two ends must agree on it exactly: they are
 // installed together, and no compatibility is worth a wrong object. Set by

@@ -128,8 +128,19 @@ func (c *call) converse(conn *ipc.Conn, endpoint *ipc.Endpoint) int {
 		}
 		switch {
 		case m.Wait != nil:
+		case m.Cancel != nil: // of what has ended by itself meanwhile
 		case m.Run != nil && c.show:
 			return c.Show(m.Run.Args)
+		case m.Run != nil && m.Run.Stage == ipcv1.Run_STAGE_RACE:
+			// What it leaves is nothing to go on with, so that a daemon that is
+			// lost meanwhile has led nothing yet.
+			ran, lost := c.race(conn, m.Run)
+			if err = lost; err == nil {
+				err = conn.Send(&ipcv1.ClientMessage{Ran: ran})
+			}
+			if ran.Signal != 0 {
+				return end(ran)
+			}
 		case m.Run != nil:
 			ran := c.Run(m.Run)
 			if m.Run.Stage != ipcv1.Run_STAGE_QUIET {
@@ -149,12 +160,30 @@ func (c *call) converse(conn *ipc.Conn, endpoint *ipc.Endpoint) int {
 			c.refused(m.Refused)
 			return c.oneShot()
 		default:
-			err = errors.New("the daemon's answer is not understood")
+			err = errNotUnderstood
 		}
 	}
 	conn.Close()
 	return c.lost(err, endpoint.Pid, compiled, incomplete)
 }
+
+// race runs a command until the daemon cancels it. With an error the daemon is
+// lost; the command has ended.
+func (c *call) race(conn *ipc.Conn, run *ipcv1.Run) (ran *ipcv1.Ran, lost error) {
+	ran = c.Race(run, Cancel{FD: conn.FD(), Look: func() bool {
+		var m ipcv1.ServerMessage
+		if lost = conn.Receive(&m); lost != nil {
+			return true
+		}
+		if m.Wait == nil && m.Cancel == nil {
+			lost = errNotUnderstood
+		}
+		return m.Wait == nil
+	}})
+	return ran, lost
+}
+
+var errNotUnderstood = errors.New("the daemon's answer is not understood")
 
 // lost goes on after the conversation broke off with err.
 func (c *call) lost(err error, pid int, compiled *ipcv1.Ran, incomplete bool) int {

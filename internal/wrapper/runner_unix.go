@@ -35,7 +35,7 @@ type Runner struct {
 	place           ipcv1.Place
 	ins, outs, errs ipcv1.Terminal
 
-	killed *ipcv1.Ran // the compile that a signal ended
+	killed *ipcv1.Ran // the compile that a signal ended, and this process with it
 }
 
 // NewRunner returns a Runner for the process's own environment.
@@ -132,7 +132,7 @@ func (r *Runner) Run(run *ipcv1.Run) *ipcv1.Ran {
 	defer io.close()
 	forward, stop := holdSignals()
 	defer stop()
-	pid, err := start(run.Args, environ, io.child[:])
+	pid, err := start(run.Args, environ, io.child[:], nil)
 	if err != nil {
 		return cannotRun(err)
 	}
@@ -159,8 +159,8 @@ func cannotRun(err error) *ipcv1.Ran {
 
 // start starts args with files as its first descriptors; the others that are
 // open now stay open in it, except those that Go itself opened.
-func start(args []string, environ environment, files []uintptr) (pid int, err error) {
-	attr := &syscall.ProcAttr{Env: environ, Files: files}
+func start(args []string, environ environment, files []uintptr, sys *syscall.SysProcAttr) (pid int, err error) {
+	attr := &syscall.ProcAttr{Env: environ, Files: files, Sys: sys}
 	pid, err = syscall.ForkExec(args[0], args, attr)
 	if err == unix.ENOEXEC {
 		pid, err = syscall.ForkExec("/bin/sh", script(args), attr)
@@ -172,28 +172,37 @@ func start(args []string, environ environment, files []uintptr) (pid int, err er
 func script(args []string) []string { return append([]string{"/bin/sh"}, args...) }
 
 // holdSignals keeps the signals that ask this process to end from doing so
-// until stop is called; forward passes them on to the process pid, also those
-// that came before. Those that were ignored stay ignored. Signals of the
-// terminal reach the command by themselves as well; a second one changes
-// nothing. A signal in the moment after the command ended goes nowhere, as
-// process numbers are not used again so soon.
-func holdSignals() (forward func(pid int), stop func()) {
+// until stop is called, once, which returns the last one; forward passes them on
+// to the process pid (or its group, -pid), also those that came before. Those that
+// were ignored stay ignored. Signals of the terminal reach the command by
+// themselves as well; a second one changes nothing. A signal in the moment after
+// the command ended goes nowhere, as process numbers are not used again so soon.
+func holdSignals() (forward func(pid int), stop func() syscall.Signal) {
 	received := make(chan os.Signal, 8)
 	for _, sig := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
 		if !signal.Ignored(sig) {
 			signal.Notify(received, sig)
 		}
 	}
+	var last chan syscall.Signal
 	forward = func(pid int) {
+		last = make(chan syscall.Signal, 1)
 		go func() {
-			for sig := range received {
-				unix.Kill(pid, sig.(syscall.Signal))
+			var sig syscall.Signal
+			for s := range received {
+				sig = s.(syscall.Signal)
+				unix.Kill(pid, sig)
 			}
+			last <- sig
 		}()
 	}
-	return forward, func() {
+	return forward, func() syscall.Signal {
 		signal.Stop(received)
 		close(received)
+		if last == nil {
+			return 0
+		}
+		return <-last
 	}
 }
 

@@ -133,20 +133,33 @@ func sameFile(a, b int) bool {
 // did.
 func (io *stdio) pass(pid int) (unix.WaitStatus, error) {
 	io.closeChildEnds()
-	// The command's end must wake the poll below even if its streams stay
-	// open: a wait in another goroutine closes this pipe.
+	ended, result, err := await(pid)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(ended)
+	io.pump(ended)
+	w := <-result
+	return w.status, w.err
+}
+
+// waited is how a command ended.
+type waited struct {
+	status unix.WaitStatus
+	err    error
+}
+
+// await waits for the command pid in another goroutine. Its end must wake poll(2)
+// even if its streams stay open: ended, which the caller closes, is at its end
+// then. After an error the command has been killed.
+func await(pid int) (ended int, result <-chan waited, err error) {
 	ended, signalEnd, err := pipe()
 	if err != nil {
 		unix.Kill(pid, unix.SIGKILL)
 		unix.Wait4(pid, nil, 0, nil)
-		return 0, err
+		return closed, nil, err
 	}
-	defer unix.Close(ended)
-	type waited struct {
-		status unix.WaitStatus
-		err    error
-	}
-	result := make(chan waited, 1)
+	ends := make(chan waited, 1)
 	go func() {
 		var w waited
 		for {
@@ -154,12 +167,10 @@ func (io *stdio) pass(pid int) (unix.WaitStatus, error) {
 				break
 			}
 		}
-		result <- w
+		ends <- w
 		unix.Close(signalEnd)
 	}()
-	io.pump(ended)
-	w := <-result
-	return w.status, w.err
+	return ended, ends, nil
 }
 
 // pump reads and passes on until ended is at its end and nothing more comes.

@@ -2,6 +2,7 @@ package wrapper
 
 import (
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,3 +19,9 @@ func identify(path []byte) (id fileID, mode uint32, err error) {
 }
 
 func getwd() (string, error) { return unix.Getwd() }
+
+// ownGroup gives a command a process group.
+func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+// adoptOrphans is for Linux alone: orphans are always init's here.
+func adoptOrphans(bool) {}

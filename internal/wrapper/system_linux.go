@@ -1,6 +1,7 @@
 package wrapper
 
 import (
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,4 +43,20 @@ func getwd() (string, error) {
 		return unix.Getwd()
 	}
 	return string(buf[:n-1]), nil
+}
+
+// ownGroup gives a command a process group, and has it killed if this process is.
+func ownGroup() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// adoptOrphans has processes whose parent ends become children of this one, or
+// init's again. The second does not give back those that are here already.
+func adoptOrphans(on bool) {
+	var arg uintptr
+	if on {
+		arg = 1
+	}
+	// Linux 3.4; without it endGroup looks on.
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, arg, 0, 0, 0)
 }

@@ -99,3 +99,25 @@ func TestTerminalForStderrOnly(t *testing.T) {
 		t.Errorf("shown %q and %q", shown, stdout.String())
 	}
 }
+
+// A race keeps the terminal's looks, and shows nothing there before Done; stdin's
+// width is at hand.
+func TestTerminalRace(t *testing.T) {
+	w := newWorld(t)
+	w.script("gcc", describeStdio+`; stty size >&2; echo end >&2`)
+	ran := make(chan *ipcv1.Ran, 1)
+	w.daemon(race(w, "", ran))
+	ours, theirs := newTerminal(t, 123)
+	cmd := w.command("gcc")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	const written = "out\nerr\n24 123\nend\n24 123\nend\n"
+	if got := <-ran; string(got.Stderr) != written || !got.Merged || got.Truncated {
+		t.Errorf("reported %+v", got)
+	}
+	if shown := readAll(ours, "end\r\n24 123\r\nend"); !strings.HasPrefix(shown, strings.TrimSuffix(strings.ReplaceAll(written, "\n", "\r\n"), "\r\n")) {
+		t.Errorf("shown %q", shown)
+	}
+}

@@ -32,6 +32,13 @@ const (
 	// A run whose output is not yet what the user is to see: stdin is empty,
 	// stdout and stderr are captured and not shown. Done says what to show.
 	Run_STAGE_QUIET Run_Stage = 2
+	// A compile that is also made elsewhere, and may be cancelled. Its stdout
+	// and stderr are as in STAGE_COMPILE (terminals stay terminals, merged
+	// streams merged), but captured and not shown; stdin is empty, unless it is
+	// a terminal, by whose width compilers fold. The command has a process group
+	// of its own. If the daemon is lost, the command is ended and counts as
+	// never begun.
+	Run_STAGE_RACE Run_Stage = 3
 )
 
 // Enum value maps for Run_Stage.
@@ -40,11 +47,13 @@ var (
 		0: "STAGE_UNSPECIFIED",
 		1: "STAGE_COMPILE",
 		2: "STAGE_QUIET",
+		3: "STAGE_RACE",
 	}
 	Run_Stage_value = map[string]int32{
 		"STAGE_UNSPECIFIED": 0,
 		"STAGE_COMPILE":     1,
 		"STAGE_QUIET":       2,
+		"STAGE_RACE":        3,
 	}
 )
 
@@ -158,6 +167,7 @@ type ServerMessage struct {
 	Wait    *Wait       `protobuf:"bytes,5,opt,name=wait,proto3" json:"wait,omitempty"`
 	Refused *Refused    `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
 	Admin   *AdminReply `protobuf:"bytes,7,opt,name=admin,proto3" json:"admin,omitempty"`
+	Cancel  *Cancel     `protobuf:"bytes,8,opt,name=cancel,proto3" json:"cancel,omitempty"`
 }
 
 func (x *ServerMessage) Reset() {
@@ -211,6 +221,13 @@ func (x *ServerMessage) GetRefused() *Refused {
 func (x *ServerMessage) GetAdmin() *AdminReply {
 	if x != nil {
 		return x.Admin
+	}
+	return nil
+}
+
+func (x *ServerMessage) GetCancel() *Cancel {
+	if x != nil {
+		return x.Cancel
 	}
 	return nil
 }
@@ -549,7 +566,8 @@ type Ran struct {
 	ExitCode      int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exitCode,omitempty"`
 	// Number of the signal that ended the command, or 0.
 	// The wrapper reports it and then ends by the same signal, without waiting
-	// for Done.
+	// for Done. Of a STAGE_RACE it is a signal that was sent to the wrapper; a
+	// command that another one ended has the exit_code of a shell, 128 + signal.
 	Signal    int32  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	Stdout    []byte `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr    []byte `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
@@ -565,6 +583,10 @@ type Ran struct {
 	// gone or the disk is full. What a compiler does then, only the build's own
 	// command with the build's own streams can tell: it is to run again (Pass).
 	Unwritable bool `protobuf:"varint,8,opt,name=unwritable,proto3" json:"unwritable,omitempty"`
+	// A Cancel ended the command: nothing of it runs any more, what it printed was
+	// dropped, and what it left unfinished may lie where it was to write. No other
+	// field but signal is set.
+	Cancelled bool `protobuf:"varint,9,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
 }
 
 func (x *Ran) Reset() {
@@ -625,6 +647,13 @@ func (x *Ran) GetError() string {
 func (x *Ran) GetUnwritable() bool {
 	if x != nil {
 		return x.Unwritable
+	}
+	return false
+}
+
+func (x *Ran) GetCancelled() bool {
+	if x != nil {
+		return x.Cancelled
 	}
 	return false
 }
@@ -722,6 +751,19 @@ func (x *Wait) Reset() {
 }
 
 func (*Wait) ProtoMessage() {}
+
+// Ends the command of a STAGE_RACE with all that it started; the wrapper answers
+// with its Ran and the conversation goes on. Where that Ran is already on its
+// way, and at any other time, it says nothing.
+type Cancel struct {
+	unknownFields []byte
+}
+
+func (x *Cancel) Reset() {
+	*x = Cancel{}
+}
+
+func (*Cancel) ProtoMessage() {}
 
 // Ends the conversation: wrong token or other version.
 type Refused struct {
@@ -907,6 +949,16 @@ func (m *ServerMessage) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Cancel != nil {
+		size, err := m.Cancel.MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protobuf_go_lite.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x42
 	}
 	if m.Admin != nil {
 		size, err := m.Admin.MarshalToSizedBufferVT(dAtA[:i])
@@ -1414,6 +1466,16 @@ func (m *Ran) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Cancelled {
+		i--
+		if m.Cancelled {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x48
+	}
 	if m.Unwritable {
 		i--
 		if m.Unwritable {
@@ -1650,6 +1712,39 @@ func (m *Wait) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *Cancel) MarshalVT() (dAtA []byte, err error) {
+	if m == nil {
+		return nil, nil
+	}
+	size := m.SizeVT()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Cancel) MarshalToVT(dAtA []byte) (int, error) {
+	size := m.SizeVT()
+	return m.MarshalToSizedBufferVT(dAtA[:size])
+}
+
+func (m *Cancel) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+	if m == nil {
+		return 0, nil
+	}
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.unknownFields != nil {
+		i -= len(m.unknownFields)
+		copy(dAtA[i:], m.unknownFields)
+	}
+	return len(dAtA) - i, nil
+}
+
 func (m *Refused) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
@@ -1849,6 +1944,10 @@ func (m *ServerMessage) SizeVT() (n int) {
 	}
 	if m.Admin != nil {
 		l = m.Admin.SizeVT()
+		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
+	}
+	if m.Cancel != nil {
+		l = m.Cancel.SizeVT()
 		n += 1 + l + protobuf_go_lite.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
@@ -2058,6 +2157,9 @@ func (m *Ran) SizeVT() (n int) {
 	if m.Unwritable {
 		n += 2
 	}
+	if m.Cancelled {
+		n += 2
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -2116,6 +2218,16 @@ func (m *OneShot) SizeVT() (n int) {
 }
 
 func (m *Wait) SizeVT() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	n += len(m.unknownFields)
+	return n
+}
+
+func (m *Cancel) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -2547,6 +2659,34 @@ func (m *ServerMessage) UnmarshalVT(dAtA []byte) error {
 				m.Admin = &AdminReply{}
 			}
 			if err := m.Admin.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 8:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cancel", wireType)
+			}
+			var msglen int
+			var _v uint64
+			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			msglen = int(_v)
+			if err != nil {
+				return err
+			}
+			if msglen < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Cancel == nil {
+				m.Cancel = &Cancel{}
+			}
+			if err := m.Cancel.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -3459,6 +3599,18 @@ func (m *Ran) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			m.Unwritable = bool(v != 0)
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cancelled", wireType)
+			}
+			var v int
+			var _v uint64
+			_v, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+			v = int(_v)
+			if err != nil {
+				return err
+			}
+			m.Cancelled = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
@@ -3752,6 +3904,48 @@ func (m *Wait) UnmarshalVT(dAtA []byte) error {
 		}
 		if fieldNum <= 0 {
 			return fmt.Errorf("proto: Wait: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := protobuf_go_lite.Skip(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return protobuf_go_lite.ErrInvalidLength
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Cancel) UnmarshalVT(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	var err error
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		wire, iNdEx, err = protobuf_go_lite.DecodeVarint(dAtA, iNdEx)
+		if err != nil {
+			return err
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Cancel: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Cancel: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		default:
