@@ -37,10 +37,14 @@ func openAway(c *config.Config, log *slog.Logger) (*daemon.Away, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &daemon.Away{
+	away := &daemon.Away{
 		Worker: client, Image: r.Image, Fallback: daemon.Fallback(r.Fallback), LocalJobs: r.LocalJobs,
 		Timeout: r.Timeout, Paranoid: c.Paranoid, Preprocess: r.Mode == config.ModePreprocessed,
-	}, nil
+	}
+	if r.Race {
+		away.RaceAfter = r.RaceAfter
+	}
+	return away, nil
 }
 
 // mayNot tells whether a compile must fail if hpcc itself cannot be set up: the

@@ -49,6 +49,13 @@ func serveMetrics(c *config.Config, engine *daemon.Engine, logger *slog.Logger) 
 			}
 		}
 	})
+	r.Totals("hpcc_races_total", "Compiles made here and on a worker at once, by where they were ready first.", []string{"won"}, func(set telemetry.Set) {
+		if s := stats(); s != nil {
+			set(float64(s.Races.WonHere), "here")
+			set(float64(s.Races.WonThere), "there")
+			set(float64(s.Races.Started-s.Races.WonHere-s.Races.WonThere), "nowhere")
+		}
+	})
 	r.Totals("hpcc_errors_total", "Faults of hpcc itself.", nil, func(set telemetry.Set) {
 		if s := stats(); s != nil {
 			set(float64(s.Errors))

@@ -176,6 +176,11 @@ func openEngine(c *config.Config, background bool, log *slog.Logger) (*daemon.En
 	if err != nil {
 		return nil, err
 	}
+	if away != nil && !background {
+		// How many compilers run here only a daemon knows, which starts all of
+		// them; and a race is for what is idle.
+		away.RaceAfter = 0
+	}
 	return daemon.NewEngine(daemon.Options{
 		Cache: disk, Log: log,
 		Reproducible: c.Reproducible.Enabled, Roots: c.Reproducible.Roots,

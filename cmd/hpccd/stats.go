@@ -80,6 +80,11 @@ func (a *app) printStats(s *daemon.Stats) error {
 	for _, reason := range byCount(s.NotRemote) {
 		t.row("  "+reason, strconv.FormatInt(s.NotRemote[reason], 10), daemon.DescribeReason(reason))
 	}
+	if r := &s.Races; r.Started > 0 {
+		t.row("raced with a worker", strconv.FormatInt(r.Started, 10))
+		count("  ready here first", r.WonHere)
+		count("  ready there first", r.WonThere)
+	}
 	if len(s.NotPreprocessed) > 0 {
 		t.row("sent as files, not preprocessed", "")
 	}
@@ -123,6 +128,7 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 		{"hits_direct", s.HitsDirect}, {"hits_preprocessed", s.HitsPreprocessed}, {"hits_remote", s.HitsRemote},
 		{"misses", s.Misses}, {"compiles_failed", s.CompilesFailed}, {"errors", s.Errors}, {"list_hits", s.ListHits}, {"list_misses", s.ListMisses},
 		{"damaged", s.Damaged}, {"verify.checked", s.Verify.Checked}, {"verify.mismatched", s.Verify.Mismatched},
+		{"races.started", s.Races.Started}, {"races.won_here", s.Races.WonHere}, {"races.won_there", s.Races.WonThere},
 		{"cache_bytes", s.CacheBytes}, {"cache_max_bytes", s.CacheMaxBytes}, {"entries", s.Entries},
 	} {
 		t.row(r.name, strconv.FormatInt(r.n, 10))

@@ -74,12 +74,13 @@ type Remote struct {
 	Platform string
 	Mode     Mode
 	Fallback Fallback
-	// LocalJobs is how many compilers local fallback runs at a time at most;
-	// always positive.
+	// LocalJobs is how many compilers local fallback and races run at a time at
+	// most; always positive.
 	LocalJobs int
-	// Race would compile locally too where a worker takes long, and take what is
-	// ready first. It is not supported yet, and refused.
-	Race bool
+	// Race compiles locally too where a worker takes longer than RaceAfter, and
+	// takes what is ready first.
+	Race      bool
+	RaceAfter time.Duration
 	// Timeout bounds a remote compile, queueing included, before the fallback.
 	Timeout time.Duration
 }
@@ -191,6 +192,9 @@ func (c *Config) setDefaults() {
 	c.Remote.Fallback = FallbackSame
 	c.Remote.LocalJobs = runtime.NumCPU()
 	c.Remote.Timeout = 15 * time.Minute
+	// A worker that has a result answers in 5 to 10 ms, and most C units compile
+	// in less than this; what takes longer is worth a processor here.
+	c.Remote.RaceAfter = 500 * time.Millisecond
 	c.Log = Log{Level: slog.LevelInfo, Format: "text"}
 	// An account without a home directory can still be given a cache by
 	// name, so finish is what complains of none.
@@ -212,8 +216,10 @@ func (c *Config) finish() error {
 		return errors.New("no cache directory: set HPCC_CACHE_DIR or cache.dir in " + c.File)
 	case r.Enabled() && r.Image == "":
 		return errors.New("remote.scheduler is set, but no image that compiles: set remote.image in " + c.File + " or HPCC_REMOTE_IMAGE (hpcc image build shows an image's digest)")
-	case r.Race:
-		return errors.New("remote.race is not supported yet: compiles are made on a worker, or here by remote.fallback; remove it from " + c.File + " and HPCC_REMOTE_RACE from the environment")
+	case r.Race && r.Fallback == FallbackFail:
+		return errors.New(`remote.race compiles here as well, and remote.fallback = "fail" allows no compile here: set remote.fallback to "same" or "any", or remote.race = false (` + c.File + " and HPCC_REMOTE_… in the environment)")
+	case r.Race && c.Paranoid:
+		return errors.New("paranoid has a row in a worker's log for every result, and what wins a remote.race here has none: set one of the two to false (" + c.File + ", HPCC_PARANOID, HPCC_REMOTE_RACE)")
 	case c.Paranoid && !r.Enabled():
 		return errors.New("paranoid keeps no results here, so that compiles need workers: set remote.scheduler in " + c.File)
 	case c.Paranoid && c.Cache.Enabled():
@@ -265,9 +271,11 @@ func (c *Config) keys() []key {
 			"where no worker compiles: same (local compiler, if it is the image's), any, fail",
 			FallbackSame, FallbackAny, FallbackFail),
 		intKey("remote.local_jobs", "HPCC_REMOTE_LOCAL_JOBS", &r.LocalJobs, 1, 4096, "a number",
-			"compilers that fallback runs at a time; by default as many as there are processors"),
+			"compilers that fallback and races run at a time; by default as many as there are processors"),
 		boolKey("remote.race", "HPCC_REMOTE_RACE", &r.Race,
-			"compile locally as well where a worker takes long; not supported yet"),
+			"compile here as well where a worker takes long, if fallback may and a local job is free, and take what is ready first"),
+		durationKey("remote.race_after", "HPCC_REMOTE_RACE_AFTER", &r.RaceAfter, 20*time.Millisecond, time.Hour,
+			"how long a worker has a compile to itself in a race"),
 		durationKey("remote.timeout", "HPCC_REMOTE_TIMEOUT", &r.Timeout, time.Second, 24*time.Hour,
 			"longest that a remote compile may take, waiting included"),
 		boolKey("paranoid", "HPCC_PARANOID", &c.Paranoid,

@@ -85,6 +85,7 @@ mode = "preprocessed"
 fallback = "any"
 local_jobs = 3
 race = false
+race_after = "2s"
 timeout = "90s"
 
 [log]
@@ -107,7 +108,7 @@ func TestFile(t *testing.T) {
 	wantRemote := Remote{
 		Scheduler: "build.example.com:7500", CA: "/etc/ca.pem", CredentialFile: "/etc/credential",
 		Image: image, ImageName: "registry.example.com/gcc@" + image, Platform: "linux/riscv64", Mode: ModePreprocessed, Fallback: FallbackAny,
-		LocalJobs: 3, Timeout: 90 * time.Second,
+		LocalJobs: 3, RaceAfter: 2 * time.Second, Timeout: 90 * time.Second,
 	}
 	if c.Remote != wantRemote {
 		t.Errorf("remote: got %+v, want %+v", c.Remote, wantRemote)
@@ -138,7 +139,7 @@ func TestEnvironmentWins(t *testing.T) {
 		"HPCC_LOG_LEVEL": "error", "HPCC_LOG_FORMAT": "text",
 		"HPCC_REMOTE_SCHEDULER": "other:1", "HPCC_REMOTE_CA": "/env/ca", "HPCC_REMOTE_CREDENTIAL_FILE": "/env/cred",
 		"HPCC_REMOTE_CREDENTIAL": "s3cret", "HPCC_REMOTE_IMAGE": image, "HPCC_REMOTE_PLATFORM": "linux/arm64", "HPCC_REMOTE_MODE": "cas",
-		"HPCC_REMOTE_FALLBACK": "fail", "HPCC_REMOTE_LOCAL_JOBS": "5", "HPCC_REMOTE_RACE": "false",
+		"HPCC_REMOTE_FALLBACK": "fail", "HPCC_REMOTE_LOCAL_JOBS": "5", "HPCC_REMOTE_RACE": "false", "HPCC_REMOTE_RACE_AFTER": "1s",
 		"HPCC_REMOTE_TIMEOUT": "1h30m", "HPCC_PARANOID": "no",
 	}
 	want := map[string]string{
@@ -151,7 +152,7 @@ func TestEnvironmentWins(t *testing.T) {
 		"log.level": "error", "log.format": "text",
 		"remote.scheduler": "other:1", "remote.ca": "/env/ca", "remote.credential_file": "/env/cred",
 		"remote.credential": "(set)", "remote.image": image, "remote.platform": "linux/arm64", "remote.mode": "cas",
-		"remote.fallback": "fail", "remote.local_jobs": "5", "remote.race": "false",
+		"remote.fallback": "fail", "remote.local_jobs": "5", "remote.race": "false", "remote.race_after": "1s",
 		"remote.timeout": "1h30m", "paranoid": "false",
 	}
 	c, err := loadText(t, everyKey, env)

@@ -252,9 +252,18 @@ func TestReproducibleByDefault(t *testing.T) {
 			t.Errorf("%q: %v, %v", tt.text, c, err)
 		}
 	}
-	// What is asked for and not there is said.
-	if _, err := loadText(t, remote+"race = true\n", nil); err == nil || !strings.Contains(err.Error(), "remote.race is not supported yet") {
-		t.Errorf("race: %v", err)
+	if c, err := loadText(t, remote+"race = true\n", nil); err != nil || !c.Remote.Race || c.Remote.RaceAfter != 500*time.Millisecond {
+		t.Errorf("race: %+v, %v", c, err)
+	}
+	// What contradicts itself is said.
+	for text, says := range map[string]string{
+		remote + "race = true\nfallback = \"fail\"\n":   `remote.fallback = "fail" allows no compile here`,
+		"paranoid = true\n" + remote + "race = true\n":  "what wins a remote.race here has none",
+		remote + "race = true\nrace_after = \"10ms\"\n": "a time from 20ms to 1h",
+	} {
+		if _, err := loadText(t, text, nil); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 	c, err := loadText(t, remote, nil)
 	if err != nil {

@@ -35,6 +35,10 @@ type Away struct {
 	// instead of these, where it reads them as the image's does and nothing is
 	// lost by it.
 	Preprocess bool
+	// RaceAfter is the head start of a worker before the compile is made here as
+	// well, and what is ready first counts; 0 makes no races. Fallback says
+	// whether this machine's compiler may take part.
+	RaceAfter time.Duration
 }
 
 // Worker makes compiles in an image; *remote.Client is one.
@@ -76,12 +80,14 @@ func homeward(err error) error {
 
 // runAway leads a compile that a worker may make.
 func (j *job) runAway(ctx context.Context) (*ipcv1.ServerMessage, error) {
-	msg, err := j.tryAway(ctx, false)
+	var away context.Context
+	away, j.contest = j.newContest(ctx)
+	msg, err := j.tryAway(away, false)
 	if errors.Is(err, errRooted) {
 		j.land()
-		return j.tryAway(ctx, true)
+		msg, err = j.tryAway(away, true)
 	}
-	return msg, err
+	return j.contest.end(ctx, j, msg, err)
 }
 
 // tryAway is runAway at the roots' neutral places, or at their own. Which it has
@@ -143,6 +149,9 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 		j.outcome.reason = reasonDateTime
 	}
 	if res.ExitCode != 0 || res.Signal != 0 {
+		if err := j.contest.take(nil); err != nil {
+			return nil, err
+		}
 		j.leaveFailed(res)
 		return j.failAway(res), nil
 	}
@@ -189,6 +198,7 @@ func (j *job) sendAway(ctx context.Context, work *action.Job, uncached bool) (*r
 		if err != nil {
 			return nil, err
 		}
+		j.contest.begin()
 		res, err := j.e.opt.Away.compile(ctx, &remote.Request{
 			Job: work, Tree: g.tree, Open: g.open, Confirm: g.confirm, Uncached: uncached,
 		})

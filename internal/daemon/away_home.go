@@ -109,11 +109,10 @@ type sameness struct {
 // the image has by the same names. The answer is kept on disk: it is wanted when
 // no worker can be asked.
 func (e *Engine) isImages(ctx context.Context, req *ipcv1.Compile) (bool, error) {
-	tool, err := e.detector.Identify(ctx, req.GetCompiler(), req.GetCompiler(), req.GetEnv())
+	key, tool, err := e.sameKey(ctx, req)
 	if err != nil {
 		return false, err
 	}
-	key := digest.NewKey("same-toolchain").Field("image", e.opt.Away.Image).Bytes("toolchain", tool.Identity[:]).Sum()
 	return e.recallSame(ctx, key, func() (bool, error) {
 		paths := make([]string, len(tool.Parts))
 		for i, part := range tool.Parts {
@@ -133,16 +132,44 @@ func (e *Engine) isImages(ctx context.Context, req *ipcv1.Compile) (bool, error)
 	})
 }
 
+// knownImages is isImages where that needs nobody to be asked; else known is
+// false.
+func (e *Engine) knownImages(ctx context.Context, req *ipcv1.Compile) (same, known bool, err error) {
+	key, _, err := e.sameKey(ctx, req)
+	if err != nil {
+		return false, false, err
+	}
+	same, known = e.knownSame(key)
+	return same, known, nil
+}
+
+// sameKey names the question whether the request's compiler is the image's.
+func (e *Engine) sameKey(ctx context.Context, req *ipcv1.Compile) (digest.Key, *compiler.Toolchain, error) {
+	tool, err := e.detector.Identify(ctx, req.GetCompiler(), req.GetCompiler(), req.GetEnv())
+	if err != nil {
+		return digest.Key{}, nil, err
+	}
+	return digest.NewKey("same-toolchain").Field("image", e.opt.Away.Image).Bytes("toolchain", tool.Identity[:]).Sum(), tool, nil
+}
+
+func (e *Engine) knownSame(key digest.Key) (same, known bool) {
+	if same, known = e.sameness.get(key); known {
+		return same, true
+	}
+	if b, err := e.cache.Memo(sameMemo(key)); err == nil && len(b) == 1 {
+		return e.sameness.put(key, b[0] == 1), true
+	}
+	return false, false
+}
+
+func sameMemo(key digest.Key) string { return "same/" + key.String() }
+
 // recallSame is the answer that is remembered under key, or that of find, which
 // is asked once for all that want it at the time.
 func (e *Engine) recallSame(ctx context.Context, key digest.Key, find func() (bool, error)) (bool, error) {
-	name := "same/" + key.String()
 	for waited := false; ; waited = true {
-		if same, ok := e.sameness.get(key); ok {
+		if same, known := e.knownSame(key); known {
 			return same, nil
-		}
-		if b, err := e.cache.Memo(name); err == nil && len(b) == 1 {
-			return e.sameness.put(key, b[0] == 1), nil
 		}
 		mine, other := e.flights.take(key)
 		if other != nil && !waited {
@@ -158,7 +185,7 @@ func (e *Engine) recallSame(ctx context.Context, key digest.Key, find func() (bo
 		if same {
 			memo[0] = 1
 		}
-		if err := e.cache.PutMemo(name, memo); err != nil {
+		if err := e.cache.PutMemo(sameMemo(key), memo); err != nil {
 			e.log.Warn("memo-not-written", "error", err.Error())
 		}
 		return e.sameness.put(key, same), nil

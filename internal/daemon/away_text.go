@@ -287,6 +287,7 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 	if err := j.checkOutputs(); err != nil {
 		return nil, err
 	}
+	j.contest.begin()
 	res, err := j.e.opt.Away.compile(ctx, &remote.Request{Job: j.prep.work, Tree: t.tree, Open: t.open, Confirm: t.confirm})
 	if err := homeFrom(ctx, res, err); err != nil {
 		return nil, err

@@ -53,6 +53,9 @@ func (c *compiled) each() []*compiled {
 
 // compile has the client run the compiler and stores what it made.
 func (j *job) compile(ctx context.Context, id manifestID) (*ipcv1.ServerMessage, error) {
+	if err := j.permitted(); err != nil {
+		return nil, err
+	}
 	defer j.e.running.begin(j)()
 	inv := j.prep.inv
 	if inv.Mode == compiler.Listing {

@@ -88,26 +88,37 @@ func (c *conversation) watch() (ctx context.Context, stop func()) {
 	}
 }
 
-// Run has the wrapper run a command.
+// Run has the wrapper run a command. One of a race is cancelled where ctx ends
+// before it; any other ends by itself, or with the wrapper.
 func (c *conversation) Run(ctx context.Context, run *ipcv1.Run) (*ipcv1.Ran, error) {
 	if err := c.send(&ipcv1.ServerMessage{Run: run}); err != nil {
 		return nil, err
 	}
-	select {
-	case m := <-c.answers:
-		if m.GetRan() == nil {
-			return nil, errors.New("the wrapper answered with something else than what it ran")
-		}
-		return m.GetRan(), nil
-	case <-c.gone:
-		// What it said last may still lie in the channel.
+	var unwanted <-chan struct{}
+	if run.GetStage() == ipcv1.Run_STAGE_RACE {
+		unwanted = ctx.Done()
+	}
+	for {
 		select {
 		case m := <-c.answers:
-			if m.GetRan() != nil {
-				return m.GetRan(), nil
+			if m.GetRan() == nil {
+				return nil, errors.New("the wrapper answered with something else than what it ran")
 			}
-		default:
+			return m.GetRan(), nil
+		case <-c.gone:
+			// What it said last may still lie in the channel.
+			select {
+			case m := <-c.answers:
+				if m.GetRan() != nil {
+					return m.GetRan(), nil
+				}
+			default:
+			}
+			return nil, errGone
+		case <-unwanted:
+			unwanted = nil
+			// Its answer is still to come; where it cannot be told, it is gone.
+			_ = c.send(&ipcv1.ServerMessage{Cancel: &ipcv1.Cancel{}})
 		}
-		return nil, errGone
 	}
 }

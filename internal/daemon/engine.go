@@ -49,7 +49,9 @@ type Options struct {
 }
 
 // Client is the far side of one conversation: it runs commands where the
-// build lives. Run returns an error only if the far side is gone.
+// build lives. Run returns an error only if the far side is gone. A command of
+// STAGE_RACE it ends, with all that it started, where ctx ends before it; Run
+// returns when nothing of it runs, with Ran.cancelled.
 type Client interface {
 	Run(ctx context.Context, run *ipcv1.Run) (*ipcv1.Ran, error)
 }
@@ -232,6 +234,7 @@ const (
 	reasonUnbounded compiler.Reason = "too-many-inputs"
 	reasonProjectCC compiler.Reason = "project-compiler"
 	reasonOutputDir compiler.Reason = "output-directory"
+	reasonRace      compiler.Reason = "race-won"
 
 	// Of units whose files are sent though preprocessed text was to be.
 	reasonTextCompiler compiler.Reason = "preprocessed-compiler"
@@ -268,6 +271,7 @@ var engineReasons = map[compiler.Reason]string{
 	reasonUnbounded:     "more files than a worker takes for one compile",
 	reasonProjectCC:     "the compiler lies in the project itself",
 	reasonOutputDir:     "the directory of an output cannot be written",
+	reasonRace:          "it was compiled here as well, and was ready before the worker (remote.race)",
 
 	reasonTextCompiler: "the compiler here does not read files as the image's does, or there is none",
 	reasonTextLookup:   "the compile of preprocessed text looked for a file besides (.incbin, .include)",

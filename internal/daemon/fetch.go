@@ -101,7 +101,7 @@ type fetched struct {
 // found by it, or it could lead later look-ups on disk astray.
 func (j *job) fetch(ctx context.Context, id *manifestID) *ipcv1.ServerMessage {
 	switch {
-	case !j.sharing():
+	case !j.sharing(), j.permitted() != nil:
 		return nil
 	case j.prep.work != nil:
 		return j.fetchAway(ctx, *id)

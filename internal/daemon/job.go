@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"syscall"
 	"time"
 
 	"hpcc.dev/hpcc/internal/action"
@@ -38,6 +39,14 @@ type job struct {
 	verifying *verification
 	// instead is why a compiler of this machine makes what a worker was to make.
 	instead compiler.Reason
+	// contest is the race that the job runs on a worker's side. raced is what came
+	// of one in which a compiler was started here.
+	contest *contest
+	raced   raceEnd
+	// permit is set on the other side of a race: nothing that takes time may be
+	// run without it. kept stores the result, if it is the one that counts.
+	permit func() error
+	kept   func(context.Context, *job)
 	// deferred is set once a background store has taken over finish.
 	deferred bool
 	// behind, if it is set, stores a worker's result, which is all in memory: the
@@ -296,6 +305,9 @@ const quietTimeout = 5 * time.Minute
 // decide what the preprocessor does came with the request.
 func (j *job) quiet(ctx context.Context, args []string, stdout string) error {
 	j.asked++
+	if err := j.permitted(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, quietTimeout)
 	defer cancel()
 	out, err := os.OpenFile(stdout, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -305,10 +317,23 @@ func (j *job) quiet(ctx context.Context, args []string, stdout string) error {
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, j.req.GetCompiler(), args...)
 	cmd.Dir, cmd.Env, cmd.Stdout = j.req.GetCwd(), slices.Concat(j.req.GetEnv(), j.prep.setEnv), out
+	if j.permit != nil {
+		// It may well be cancelled, and a driver's children would go on.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	}
 	if err := cmd.Run(); err != nil {
 		return refuse(reasonFailed, "the preprocessor: %s", err)
 	}
 	return nil
+}
+
+// permitted is an error if this side of a race may not run anything.
+func (j *job) permitted() error {
+	if j.permit == nil {
+		return nil
+	}
+	return j.permit()
 }
 
 // outputFile is one of the job's outputs with its content.
@@ -361,6 +386,9 @@ func (j *job) leave(r *result) (*ipcv1.ServerMessage, error) {
 			}
 			files = append(files, f)
 		}
+	}
+	if err := j.contest.take(files); err != nil {
+		return nil, err
 	}
 	if err := j.writeAll(files); err != nil {
 		return nil, err

@@ -74,6 +74,7 @@ var nextSteps = map[compiler.Reason]string{
 	compiler.ReasonTextOption:   "leave out the option, or set remote.mode = \"cas\"",
 	compiler.ReasonTextWarning:  "add -Wno-misleading-indentation, or set remote.mode = \"cas\"",
 
+	reasonRace: "nothing: set remote.race = false if workers are to make all they can",
 	reasonRoot: "set reproducible.roots to the project's own directory",
 }
 

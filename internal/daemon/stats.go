@@ -81,6 +81,9 @@ func (s *Stats) add(d *Stats) {
 	s.Verify.Checked += d.Verify.Checked
 	s.Verify.Mismatched += d.Verify.Mismatched
 	s.Damaged += d.Damaged
+	s.Races.Started += d.Races.Started
+	s.Races.WonHere += d.Races.WonHere
+	s.Races.WonThere += d.Races.WonThere
 	s.Complete()
 	for t, n := range d.HitsByTier {
 		s.HitsByTier[t] += n
@@ -166,6 +169,8 @@ type logLine struct {
 	Differs  string          `json:"differs,omitempty"`
 	Seconds  float64         `json:"seconds"`
 	Saved    float64         `json:"seconds_saved,omitempty"`
+	// Race is where a compile was ready first that was made here and on a worker.
+	Race string `json:"race,omitempty"`
 }
 
 func (r *recorder) record(j *job) {
@@ -211,6 +216,15 @@ func (r *recorder) record(j *job) {
 		}
 		d.NotRemote[string(j.instead)]++
 	}
+	switch j.raced {
+	case raceWonHere:
+		d.Races.WonHere++
+	case raceWonThere:
+		d.Races.WonThere++
+	}
+	if j.raced != noRace {
+		d.Races.Started++
+	}
 	if o.notText != "" {
 		if d.NotPreprocessed == nil {
 			d.NotPreprocessed = map[string]int64{}
@@ -255,7 +269,7 @@ func (r *recorder) writeLog(j *job) {
 	line := logLine{
 		Time: j.started.UTC(), Outcome: o.kind.String(), Reason: o.reason, Detail: o.detail,
 		Cwd: j.req.GetCwd(), Compiler: j.req.GetCompiler(), Args: j.req.GetArgs(), Differs: o.why,
-		Tier: o.tier, Seconds: o.total.Seconds(), Saved: o.saved.Seconds(),
+		Tier: o.tier, Seconds: o.total.Seconds(), Saved: o.saved.Seconds(), Race: raceNames[j.raced],
 	}
 	if j.prep != nil {
 		line.Source, line.Output = j.prep.inv.Source, j.prep.inv.Object

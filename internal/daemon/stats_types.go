@@ -32,6 +32,8 @@ type Stats struct {
 	// to be sent for and that went, or hit, by their files. They are among the
 	// numbers above.
 	NotPreprocessed map[string]int64 `json:"not_preprocessed"`
+	// Races counts the compiles that were made here while a worker made them, too.
+	Races RaceStats `json:"races"`
 	// DependencyRuns counts the misses whose dependency file (-MMD) needed a
 	// run of the preprocessor besides the compile.
 	DependencyRuns int64 `json:"dependency_runs"`
@@ -59,6 +61,17 @@ type Stats struct {
 	CacheBytes    int64 `json:"cache_bytes"`
 	CacheMaxBytes int64 `json:"cache_max_bytes"`
 	Entries       int64 `json:"entries"`
+}
+
+// RaceStats counts races by who was ready first.
+type RaceStats struct {
+	// Started are those for which a compiler was started here.
+	Started int64 `json:"started"`
+	// WonHere were ready here first; they are among NotRemote, too. WonThere were
+	// ready on the worker first. The rest of Started was interrupted, or failed
+	// here and on the way to the worker.
+	WonHere  int64 `json:"won_here"`
+	WonThere int64 `json:"won_there"`
 }
 
 // VerifyStats counts hits that were to be verified.

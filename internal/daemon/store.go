@@ -18,6 +18,11 @@ import (
 // keep stores a result: in the background where the engine may outlive the
 // compile, since the build need not wait for digests to be made.
 func (j *job) keep(ctx context.Context, id manifestID, c *compiled) {
+	if j.permit != nil {
+		// Whether it counts is not decided yet.
+		j.kept = func(ctx context.Context, j *job) { j.keep(ctx, id, c) }
+		return
+	}
 	e := j.e
 	if !e.opt.Background || j.mayGo(c) {
 		j.store(ctx, id, c)

@@ -180,6 +180,14 @@ type Stats struct {
 	CompilesFailed   int            `json:"compiles_failed"`
 	Uncacheable      map[string]int `json:"uncacheable"`
 	Errors           int            `json:"errors"`
+	Races            Races          `json:"races"`
+}
+
+// Races are those of compiles that were made here and on a worker.
+type Races struct {
+	Started  int `json:"started"`
+	WonHere  int `json:"won_here"`
+	WonThere int `json:"won_there"`
 }
 
 // Line is one of the statistics log.
