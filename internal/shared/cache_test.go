@@ -26,7 +26,6 @@ type recorder struct {
 	calls []string
 	// before, if set, is called before each call; its error is the call's.
 	before func(ctx context.Context, call string) error
-	state  store.State
 }
 
 func (r *recorder) call(ctx context.Context, what, name string) error {
@@ -50,10 +49,10 @@ func (r *recorder) asked() string {
 	return strings.Join(r.calls, ", ")
 }
 
-func (r *recorder) set(before func(ctx context.Context, call string) error, state store.State) {
+func (r *recorder) set(before func(ctx context.Context, call string) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.before, r.state = before, state
+	r.before = before
 }
 
 func (r *recorder) Get(ctx context.Context, name string, limit int64) (store.Object, error) {
@@ -82,12 +81,6 @@ func (r *recorder) Touch(ctx context.Context, name string) error {
 		return err
 	}
 	return r.Store.Touch(ctx, name)
-}
-
-func (r *recorder) State() store.State {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state
 }
 
 var testManifest = digest.NewKey("manifest").Sum()
@@ -450,7 +443,7 @@ func TestSingleFlight(t *testing.T) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}, store.State{})
+	})
 
 	impatient, giveUp := context.WithCancel(t.Context())
 	var first *Fetched
@@ -488,7 +481,7 @@ func TestSingleFlight(t *testing.T) {
 		<-ctx.Done()
 		close(ended)
 		return ctx.Err()
-	}, store.State{})
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	gone.Go(func() { c.Manifest(ctx, testManifest) })
 	<-started
@@ -502,7 +495,7 @@ func TestSingleFlight(t *testing.T) {
 	if s := c.Stats().Tiers[0]; s.Errors != 0 {
 		t.Errorf("a caller's end is an error of the tier's: %+v", s)
 	}
-	far.set(nil, store.State{})
+	far.set(nil)
 	if m := c.Manifest(withPatience(t), testManifest); m == nil {
 		t.Error("who came later got what was cut short")
 	}
@@ -529,7 +522,7 @@ func TestQueueIsBounded(t *testing.T) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}, store.State{})
+	})
 	const size, fit = 100_000, 20
 	c := newCache(t, Options{
 		Signer: alice, QueueBytes: fit * (size + 5000),
@@ -561,15 +554,20 @@ func TestQueueIsBounded(t *testing.T) {
 func TestAway(t *testing.T) {
 	alice := testSigner(t, "alice")
 	far := &recorder{Store: store.NewMemory(0)}
-	until := time.Now().Add(time.Hour)
+	guard := store.Guard(far, store.GuardOptions{Read: time.Hour, Write: time.Hour, FirstProbe: time.Hour})
+	t.Cleanup(func() { _ = guard.Close() }) // the memory's, which cannot fail
 	started, goOn := make(chan struct{}, 100), make(chan struct{})
-	far.set(func(context.Context, string) error {
+	far.set(func(ctx context.Context, _ string) error {
 		started <- struct{}{}
-		<-goOn
-		return fmt.Errorf("%w: no answer: %w", store.ErrUnavailable, context.DeadlineExceeded)
-	}, store.State{})
+		select {
+		case <-goOn:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: connection refused", store.ErrUnavailable)
+	})
 	seen := &records{}
-	c := newCache(t, Options{Tiers: tierOf(far), Signer: alice, Log: slog.New(seen)})
+	c := newCache(t, Options{Tiers: tierOf(guard), Signer: alice, Log: slog.New(seen)})
 	const n = 50
 	for i := range n {
 		e, blobs := testEntry(fmt.Sprint(i, ".c"), []byte("object"))
@@ -581,41 +579,115 @@ func TestAway(t *testing.T) {
 	if s := c.Stats().Tiers[0]; s.State != StateOK || s.Dropped != 0 {
 		t.Errorf("counted %+v", s)
 	}
-	far.set(far.before, store.State{Away: true, Until: until, Reason: "no answer within 5s"})
 	close(goOn)
 	drain(t, c)
 	s := c.Stats().Tiers[0]
-	if s.Dropped != n || s.Errors != writers || s.Timeouts != writers || s.State != StateAway || !s.Until.Equal(until) || s.Why == "" {
+	if s.Dropped != n || s.Errors == 0 || s.State != StateAway || s.Until.IsZero() || s.Why == "" {
 		t.Errorf("counted %+v", s)
 	}
-	if seen.of("shared-cache-error") != 1 {
-		t.Errorf("logged %q", seen.list)
+	if len(seen.list) != 0 {
+		t.Errorf("logged what the guard logs: %q", seen.list)
 	}
 	far.asked()
 	e, blobs := testEntry("late.c", []byte("object"))
 	c.Put(testManifest, "", e, blobs)
-	if s := c.Stats(); s.Queue.Waiting != 0 || s.Tiers[0].Dropped != n+1 || far.asked() != "" {
+	if s := c.Stats(); s.Queue.Waiting != 0 || s.Tiers[0].Dropped != n+1 {
 		t.Errorf("counted %+v", s)
 	}
 	if c.Manifest(withPatience(t), testManifest) != nil || c.Result(withPatience(t), e.Action.Key()) != nil {
 		t.Error("found where nothing answers")
 	}
-	far.set(nil, store.State{})
-	c.Put(testManifest, "", e, blobs)
-	drain(t, c)
+	if s := c.Stats().Tiers[0]; far.asked() != "" || s.Refused < 2 {
+		t.Errorf("it was asked: %+v", s)
+	}
+}
+
+// A tier that may not be written is read, and has nothing queued.
+func TestDenied(t *testing.T) {
+	alice := testSigner(t, "alice")
+	far := &recorder{Store: store.NewMemory(0)}
+	e, blobs := testEntry("a.c", []byte("object"))
+	fill(t, far, alice, e, blobs)
+	far.set(func(_ context.Context, call string) error {
+		if strings.HasPrefix(call, "put") {
+			return store.ErrDenied
+		}
+		return nil
+	})
+	guard := store.Guard(far, store.GuardOptions{Read: time.Hour, Write: time.Hour, FirstProbe: time.Hour})
+	t.Cleanup(func() { _ = guard.Close() }) // the memory's, which cannot fail
+	c := newCache(t, Options{Tiers: tierOf(guard), Signer: alice})
+	other, otherBlobs := testEntry("b.c", []byte("object"))
+	for range 3 {
+		c.Put(testManifest, "", other, otherBlobs)
+		drain(t, c)
+	}
+	same(t, c.Result(withPatience(t), e.Action.Key()), e, blobs)
+	if s := c.Stats().Tiers[0]; s.State != StateDenied || s.Dropped != 3 || s.Hits != 1 || strings.Count(far.asked(), "put result") != 2 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
+// A store that nobody guards is asked again each time; its errors are logged once.
+func TestUnguarded(t *testing.T) {
+	alice := testSigner(t, "alice")
+	far := &recorder{Store: store.NewMemory(0)}
+	e, blobs := testEntry("a.c", []byte("object"))
+	fill(t, far, alice, e, blobs)
+	far.set(func(context.Context, string) error {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, context.DeadlineExceeded)
+	})
+	seen := &records{}
+	c := newCache(t, Options{Tiers: tierOf(far), Signer: alice, Log: slog.New(seen)})
+	for range 3 {
+		if c.Result(withPatience(t), e.Action.Key()) != nil {
+			t.Error("found where nothing answers")
+		}
+	}
+	if s := c.Stats().Tiers[0]; s.State != StateFailing || s.Why == "" || s.Errors != 3 || s.Timeouts != 3 || s.Misses != 3 || seen.of("shared-cache-error") != 1 {
+		t.Errorf("counted %+v, logged %q", s, seen.list)
+	}
+	far.set(nil)
 	same(t, c.Result(withPatience(t), e.Action.Key()), e, blobs)
 	if s := c.Stats().Tiers[0]; s.State != StateOK || s.Why != "" {
 		t.Errorf("counted %+v", s)
 	}
+}
 
-	// A store that is not guarded tells by its errors.
-	far.set(func(context.Context, string) error { return store.ErrDenied }, store.State{Denied: []string{"reads"}, Reason: "denied"})
-	c.Result(withPatience(t), e.Action.Key())
-	if s := c.Stats().Tiers[0]; s.State != StateDenied || s.Why != "denied" {
-		t.Errorf("counted %+v", s)
+// Under encryption, too, what somebody put in an object's place makes place.
+func TestSealedStore(t *testing.T) {
+	alice := testSigner(t, "alice")
+	bucket := store.NewMemory(0)
+	far, err := store.Sealed(bucket, make([]byte, store.SealKeySize))
+	if err != nil {
+		t.Fatal(err)
 	}
-	far.set(far.before, store.State{})
-	if s := c.Stats().Tiers[0]; s.State != StateFailing || s.Why == "" {
+	e, blobs := testEntry("a.c", []byte("object"), noise(maxPacked+1, 1))
+	fill(t, far, alice, e, blobs)
+	var names []string
+	err = bucket.List(t.Context(), "", func(i store.Info) error {
+		names = append(names, i.Name)
+		return nil
+	})
+	if err != nil || len(names) != 3 {
+		t.Fatalf("%q, %v", names, err)
+	}
+	c := newCache(t, Options{Tiers: tierOf(far), Signer: alice})
+	ctx := withPatience(t)
+	same(t, c.Result(ctx, e.Action.Key()), e, blobs)
+	for _, name := range names {
+		put(t, bucket, name, []byte("what is not encrypted"))
+	}
+	if c.Manifest(ctx, testManifest) != nil || c.Result(ctx, e.Action.Key()) != nil {
+		t.Error("a tampered object was found")
+	}
+	c.Put(testManifest, "", e, blobs)
+	drain(t, c)
+	c.Result(ctx, e.Action.Key()) // notices the blob
+	c.Put(testManifest, "", e, blobs)
+	drain(t, c)
+	same(t, c.Result(ctx, e.Action.Key()), e, blobs)
+	if s := c.Stats().Tiers[0]; c.Manifest(ctx, testManifest) == nil || s.Rejected[ReasonDamaged] == 0 || s.Replaced != 1 || s.Dropped != 0 {
 		t.Errorf("counted %+v", s)
 	}
 }
@@ -630,12 +702,12 @@ func TestHalfKnownManifest(t *testing.T) {
 		fill(t, near, alice, a, blobs)
 		b, blobs := testEntry("b.c")
 		fill(t, far, alice, b, blobs)
-		far.set(func(context.Context, string) error { return store.ErrUnavailable }, store.State{})
+		far.set(func(context.Context, string) error { return store.ErrUnavailable })
 		c := newCache(t, Options{MemoryBytes: 1 << 20, Signer: alice, Tiers: []Tier{{Name: "near", Store: near}, {Name: "far", Store: far, Write: true}}})
 		if m := c.Manifest(t.Context(), testManifest); m == nil || len(m.Candidates) != 1 {
 			t.Fatalf("%+v", m)
 		}
-		far.set(nil, store.State{})
+		far.set(nil)
 		time.Sleep(absenceLife)
 		if m := c.Manifest(t.Context(), testManifest); m == nil || len(m.Candidates) != 2 {
 			t.Fatalf("%+v", m)
@@ -674,7 +746,7 @@ func TestClose(t *testing.T) {
 	far.set(func(ctx context.Context, _ string) error {
 		<-ctx.Done()
 		return ctx.Err()
-	}, store.State{})
+	})
 	if c, err = New(Options{Tiers: tierOf(far), Signer: alice}); err != nil {
 		t.Fatal(err)
 	}

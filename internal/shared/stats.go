@@ -53,9 +53,11 @@ type TierStats struct {
 	ManifestMisses int64 `json:"manifest_misses"`
 	BytesIn        int64 `json:"bytes_in"`
 	BytesOut       int64 `json:"bytes_out"`
-	Errors         int64 `json:"errors"`
-	// Timeouts are among Errors.
+	// Errors are of the store, whoever uses it, and Timeouts among them. Refused are
+	// calls that were not made, or cut short, while it was away.
+	Errors   int64            `json:"errors"`
 	Timeouts int64            `json:"timeouts"`
+	Refused  int64            `json:"refused"`
 	Rejected map[Reason]int64 `json:"rejected"`
 
 	Written    int64 `json:"written"`

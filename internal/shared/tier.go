@@ -28,7 +28,7 @@ type tier struct {
 
 	hits, misses, manifestHits, manifestMisses     atomic.Int64
 	bytesIn, bytesOut                              atomic.Int64
-	errors, timeouts                               atomic.Int64
+	errors, timeouts, refused                      atomic.Int64
 	written, present, replaced, different, dropped atomic.Int64
 	conflicts, touched, backfilled                 atomic.Int64
 
@@ -46,9 +46,9 @@ type tier struct {
 	failing  string // the last call's error, "" for none
 }
 
-func newTier(t Tier, log *slog.Logger, now func() time.Time) *tier {
+func newTier(t Tier, logger *slog.Logger, now func() time.Time) *tier {
 	return &tier{
-		Tier: t, log: log.With("tier", t.Name), now: now,
+		Tier: t, log: logger.With("tier", t.Name), now: now,
 		bad: newRecent[string, struct{}](1 << 12), absent: newRecent[string, struct{}](1 << 12), touches: newRecent[string, struct{}](1 << 12),
 		rejected: map[Reason]int64{}, logged: map[string]time.Time{},
 	}
@@ -112,6 +112,10 @@ func (t *tier) note(ctx context.Context, what, name string, err error) {
 		return
 	case errors.Is(ctx.Err(), context.Canceled):
 		return // whoever wanted it no longer does
+	}
+	if away := (*store.AwayError)(nil); errors.As(err, &away) {
+		t.refused.Add(1) // its guard counts and logs the failure itself
+		return
 	}
 	t.errors.Add(1)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -178,7 +182,7 @@ func (t *tier) stats() TierStats {
 		Hits: t.hits.Load(), Misses: t.misses.Load(),
 		ManifestHits: t.manifestHits.Load(), ManifestMisses: t.manifestMisses.Load(),
 		BytesIn: t.bytesIn.Load(), BytesOut: t.bytesOut.Load(),
-		Errors: t.errors.Load(), Timeouts: t.timeouts.Load(),
+		Errors: t.errors.Load(), Timeouts: t.timeouts.Load(), Refused: t.refused.Load(),
 		Written: t.written.Load(), Present: t.present.Load(), Backfilled: t.backfilled.Load(),
 		Replaced: t.replaced.Load(), Different: t.different.Load(), Dropped: t.dropped.Load(),
 		Conflicts: t.conflicts.Load(), Touched: t.touched.Load(),
@@ -190,7 +194,10 @@ func (t *tier) stats() TierStats {
 	}
 	t.mu.Unlock()
 	if g, ok := t.Store.(guarded); ok {
-		switch state := g.State(); {
+		state := g.State()
+		s.Timeouts += state.Timeouts
+		s.Errors = state.Errors + s.Timeouts
+		switch {
 		case state.Away:
 			s.State, s.Why, s.Since, s.Until = StateAway, state.Reason, state.Since, state.Until
 		case len(state.Denied) > 0:

@@ -44,7 +44,7 @@ func (c *Cache) Put(manifest digest.Key, preprocess string, e *action.Entry, blo
 			c.log.Warn("shared-cache-not-written", "action", e.Action.Key().String(), "error", err.Error())
 			return nil, err
 		}
-		w := &toWrite{p, add(candidateOf(e), preprocess)}
+		w := &toWrite{p, add(leadingTo(e), preprocess)}
 		c.memory.change(ManifestName(c.tenant, manifest), w.change)
 		return w, nil
 	})
@@ -106,14 +106,14 @@ func (c *Cache) backfill(nearer []*tier, key digest.Key, e *action.Entry, blobs 
 			if !led {
 				return nil
 			}
-			return c.updateManifest(ctx, t, by.manifest, add(candidateOf(e), by.preprocess))
+			return c.updateManifest(ctx, t, by.manifest, add(leadingTo(e), by.preprocess))
 		},
 		drop: func(t *tier) { t.dropped.Add(1) },
 	}, tiers)
 }
 
-// candidateOf is the candidate that leads to an entry.
-func candidateOf(e *action.Entry) action.Candidate {
+// leadingTo is the candidate that leads to an entry.
+func leadingTo(e *action.Entry) action.Candidate {
 	candidate := e.Action.Candidate()
 	candidate.StdioContext = e.Result.StdioContext
 	return candidate
