@@ -13,6 +13,8 @@ import (
 	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/daemon"
 	"hpcc.dev/hpcc/internal/ipc"
+	"hpcc.dev/hpcc/internal/shared"
+	"hpcc.dev/hpcc/internal/tiers"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
@@ -21,6 +23,9 @@ type services struct {
 	// readStats asks a running daemon, or reads what the last one left.
 	readStats func(*config.Config) (*daemon.Stats, error)
 	zeroStats func(*config.Config) error
+	// sharedStats asks a running daemon how it does with the shared caches; nil if
+	// there is none, or no such cache.
+	sharedStats func(*config.Config) *shared.Stats
 	// watch reads the counters as they are, and what a running daemon compiles.
 	watch func(*config.Config) (*daemon.Stats, []daemon.Running, error)
 	// explain answers errNeverCompiled for a file of which there is no record.
@@ -60,6 +65,24 @@ var wired = services{
 			return err
 		}
 		return daemon.ZeroStats(disk)
+	},
+	sharedStats: func(c *config.Config) *shared.Stats {
+		if !c.Cache.Enabled() {
+			return nil
+		}
+		e, err := ipc.ReadEndpoint(c.Dir)
+		if err != nil {
+			return nil
+		}
+		answer, err := admin(&e, "shared", askTimeout)
+		if err != nil {
+			return nil
+		}
+		s := &shared.Stats{}
+		if json.Unmarshal(answer, s) != nil || len(s.Tiers) == 0 {
+			return nil
+		}
+		return s
 	},
 	watch: func(c *config.Config) (*daemon.Stats, []daemon.Running, error) {
 		var now []daemon.Running
@@ -181,13 +204,25 @@ func openEngine(c *config.Config, background bool, log *slog.Logger) (*daemon.En
 		// them; and a race is for what is idle.
 		away.RaceAfter = 0
 	}
-	return daemon.NewEngine(daemon.Options{
+	opt := daemon.Options{
 		Cache: disk, Log: log,
 		Reproducible: c.Reproducible.Enabled, Roots: c.Reproducible.Roots,
 		DateTime: string(c.Reproducible.DateTime), Verify: c.Verify,
 		StatsLog: c.StatsLog, Disabled: c.Disable, Background: background,
 		Away: away,
-	}), nil
+	}
+	// A process that ends with its compile knows of no time-out but its own: a tier
+	// that is dead would cost each compile one. It asks none.
+	if background && c.Cache.Enabled() {
+		set, err := tiers.Open(&c.Cache.Shared, log)
+		if err != nil {
+			return nil, withHint(err, "the cache table of %s names the files of keys; hpcc doctor looks at them", c.File)
+		}
+		if opt.Shared, err = set.Own(c.Cache.Tenant); err != nil {
+			return nil, errors.Join(err, set.Close())
+		}
+	}
+	return daemon.NewEngine(opt), nil
 }
 
 // askTimeout bounds how long a command waits for the daemon to write down what

@@ -24,6 +24,7 @@ import (
 	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/ipc"
 	"hpcc.dev/hpcc/internal/telemetry"
+	"hpcc.dev/hpcc/internal/tiers"
 	"hpcc.dev/hpcc/internal/vm"
 	"hpcc.dev/hpcc/internal/worker"
 )
@@ -149,8 +150,13 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 	verifier := auth.NewVerifier()
 	metrics := telemetry.New()
 	metrics.Build("worker", ipc.Version)
+	sharedOf, closeTiers, err := openWorkerTiers(c, logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeTiers()) }()
 	service, err := worker.New(worker.Options{
-		Name: c.Name, Version: ipc.Version, Dir: c.StateDir, StoreBytes: c.Store.MaxSize,
+		Name: c.Name, Version: ipc.Version, Dir: c.StateDir, StoreBytes: c.Store.MaxSize, Shared: sharedOf,
 		Verifier: verifier, Machines: worker.Pooled{Pool: pool, Prepare: images.prepare}, Images: images, Audit: journal,
 		Limits: agentapi.Limits{
 			MemoryBytes: c.Limits.Memory, Processes: c.Limits.Processes, FileBytes: c.Limits.File, DiskBytes: c.Limits.Disk,
@@ -186,6 +192,19 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 		slog.String("runtime", runtime.Info().Name), slog.String("monitor", runtime.Info().Version))
 	ready(ln.Addr().String(), httpAddr)
 	return service.Serve(ctx, ln, opt)
+}
+
+// openWorkerTiers opens the caches that workers share: of makes a tenant's part of
+// them, and is nil if there are none.
+func openWorkerTiers(c *config.Worker, log *slog.Logger) (of func(tenant string) (worker.Shared, error), closeTiers func() error, err error) {
+	if !c.Store.Enabled() {
+		return nil, func() error { return nil }, nil
+	}
+	set, err := tiers.Open(&c.Store.Shared, log)
+	if err != nil {
+		return nil, nil, withHint(err, "the store table of %s names the files of keys", c.File)
+	}
+	return func(tenant string) (worker.Shared, error) { return set.Cache(tenant) }, set.Close, nil
 }
 
 func (a *app) newWorkerStatus() *cobra.Command {

@@ -70,8 +70,10 @@ type Tier struct {
 	// key of the latter, or "" for the account's.
 	SSE, KMSKey string
 	// EncryptionKeyFile holds the key by which objects are encrypted here, before
-	// they are sent; "" sends them as they are.
+	// they are sent; "" sends them as they are. With EncryptionKMS the key in the file
+	// is encrypted itself, by AWS KMS.
 	EncryptionKeyFile string
+	EncryptionKMS     bool
 	// Timeouts of one request.
 	ReadTimeout, WriteTimeout, ListTimeout time.Duration
 
@@ -127,6 +129,7 @@ func tierKeys(t *Tier) []key {
 		oneOfKey("sse", "", &t.SSE, `encryption by the service: "", AES256, aws:kms`, "", "AES256", "aws:kms"),
 		textKey("kms_key", "", &t.KMSKey, checkWord, "key of aws:kms; empty is the account's own"),
 		pathKey("encryption_key_file", "", &t.EncryptionKeyFile, "file with a key of 32 bytes, in base64, that encrypts objects before they are sent"),
+		boolKey("encryption_kms", "", &t.EncryptionKMS, "the key in encryption_key_file is encrypted by AWS KMS, which is asked for it"),
 		durationKey("read_timeout", "", &t.ReadTimeout, 10*time.Millisecond, time.Minute, "longest that one read may take"),
 		durationKey("write_timeout", "", &t.WriteTimeout, 10*time.Millisecond, 10*time.Minute, "longest that one write may take"),
 		durationKey("list_timeout", "", &t.ListTimeout, time.Second, time.Hour, "longest that one page of a listing may take"),
@@ -176,10 +179,10 @@ const maxPrefix = 256
 
 func checkPrefix(s string) error {
 	bad := func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/=", r)
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/", r)
 	}
 	if len(s) > maxPrefix || !strings.HasSuffix(s, "/") || strings.HasPrefix(s, "/") || strings.Contains(s, "//") || strings.ContainsFunc(s, bad) {
-		return fmt.Errorf("must be at most %d of letters, digits and -._/=, and end in a slash", maxPrefix)
+		return fmt.Errorf("must be at most %d of letters, digits and -._/, and end in a slash", maxPrefix)
 	}
 	for part := range strings.SplitSeq(s, "/") {
 		if part == "." || part == ".." {
@@ -211,6 +214,9 @@ func checkTier(t *Tier) error {
 	}
 	if t.KMSKey != "" && t.SSE != "aws:kms" {
 		return errors.New(`kms_key is set, and sse is not "aws:kms"`)
+	}
+	if t.EncryptionKMS && t.EncryptionKeyFile == "" {
+		return errors.New("encryption_kms is set, and encryption_key_file is not")
 	}
 	if t.Bucket != "" && t.Prefix == "" {
 		return errors.New("prefix is empty: hpcc evicts what is below it, and a bucket may hold what is not hpcc's")

@@ -107,6 +107,7 @@ func TestTierErrors(t *testing.T) {
 		{"prefix", key + one + "prefix = \"/a/\"\n", "end in a slash"},
 		{"prefix that climbs", key + one + "prefix = \"a/../\"\n", "must not have . or .."},
 		{"key of no kms", key + one + "kms_key = \"k\"\n", `kms_key is set, and sse is not "aws:kms"`},
+		{"kms without a file", key + one + "encryption_kms = true\n", "encryption_kms is set, and encryption_key_file is not"},
 		{"sse", key + one + "sse = \"rot13\"\n", "must be one of"},
 		{"access", key + one + "access = \"rw\"\n", "must be one of read-write, read-only"},
 		{"time", key + one + "read_timeout = \"0s\"\n", "must be a time from 10ms to 1m"},

@@ -25,8 +25,18 @@ type Shared interface {
 	Put(manifest digest.Key, preprocess string, e *action.Entry, blobs map[digest.Digest][]byte)
 	// Mark writes Manifest.Preprocess.
 	Mark(manifest digest.Key, preprocess string)
+	Stats() shared.Stats
 	// Close waits until what was put is written, or ctx ends.
 	Close(ctx context.Context) error
+}
+
+// Shared says how the shared caches do; nil without any.
+func (e *Engine) Shared() *shared.Stats {
+	if e.opt.Shared == nil {
+		return nil
+	}
+	s := e.opt.Shared.Stats()
+	return &s
 }
 
 // maxDoubtful bounds the results that one manifest's candidates are asked for: a

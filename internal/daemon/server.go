@@ -266,6 +266,10 @@ func (s *Server) admin(req *ipcv1.Admin) *ipcv1.AdminReply {
 		// For somebody who reads the counters next.
 		s.engine.stats.flush()
 		answer = s.engine.running.list()
+	case "shared":
+		if s := s.engine.Shared(); s != nil {
+			answer = s
+		}
 	case "forget":
 		// After `hpcc clean`: what memory holds is not on disk any more.
 		s.engine.manifests.clear()

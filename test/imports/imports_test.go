@@ -46,6 +46,8 @@ const graph = `
 	internal/store/storetest: internal/store
 	internal/store/s3store: internal/store
 	internal/config:
+	# The caches that settings name.
+	internal/tiers:        internal/config internal/shared internal/store internal/store/kms internal/store/s3store
 	internal/telemetry:
 	internal/audit:       internal/atomicfile internal/digest
 
@@ -88,7 +90,7 @@ const graph = `
 	internal/vm/firecracker: internal/agentapi internal/digest internal/jail internal/vm proto/hpcc/agent/v1
 
 	# The only place that puts the others together.
-	cmd/hpccd:             guest internal/agentapi internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/telemetry internal/vm internal/vm/firecracker internal/worker internal/wrapper proto/hpcc/ipc/v1
+	cmd/hpccd:             guest internal/agentapi internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/shared internal/telemetry internal/tiers internal/vm internal/vm/firecracker internal/worker internal/wrapper proto/hpcc/ipc/v1
 
 	bench/empty:
 	test/e2e:
