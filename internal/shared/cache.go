@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -60,6 +61,8 @@ type Cache struct {
 	// leads remembers through which manifest an action was found, for backfill.
 	leads *recent[digest.Key, lead]
 	locks locks
+	// sealing holds a token for each result that is being compressed and signed.
+	sealing chan struct{}
 
 	manifests flights[*look]
 	results   flights[*Fetched]
@@ -95,6 +98,8 @@ func New(opt Options) (*Cache, error) {
 		tenant: opt.Tenant, signer: opt.Signer, trust: opt.Trust.With(opt.Signer), log: opt.Log, now: time.Now,
 		memory: newMemory(opt.MemoryBytes, time.Now),
 		leads:  newRecent[digest.Key, lead](1 << 14),
+		// The compilers need the processors: one in four will do for 250 MB/s each.
+		sealing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/4)),
 	}
 	names := map[string]bool{memoryName: true}
 	for _, t := range opt.Tiers {

@@ -390,9 +390,20 @@ func TestRevokedInMemory(t *testing.T) {
 
 // TestWritersLoseNothing has 20 machines add to one manifest at a time.
 func TestWritersLoseNothing(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { testWritersLoseNothing(t, store.NewMemory(0)) })
+	t.Run("directory", func(t *testing.T) {
+		far, err := store.OpenDirectory(t.TempDir(), store.DirectoryOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = far.Close() }) // it holds what is to be removed
+		testWritersLoseNothing(t, far)
+	})
+}
+
+func testWritersLoseNothing(t *testing.T, far store.Store) {
 	const writers = 20
 	alice := testSigner(t, "alice")
-	far := store.NewMemory(0)
 	caches := make([]*Cache, writers)
 	for i := range caches {
 		caches[i] = newCache(t, Options{Tiers: tierOf(far), Signer: alice, MemoryBytes: 1 << 20})

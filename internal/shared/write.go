@@ -39,7 +39,9 @@ func (c *Cache) Put(manifest digest.Key, preprocess string, e *action.Entry, blo
 		change func(*action.Manifest) bool
 	}
 	prepare := sync.OnceValues(func() (*toWrite, error) {
+		c.sealing <- struct{}{}
 		p, err := c.signer.seal(c.tenant, e, blobs)
+		<-c.sealing
 		if err != nil {
 			c.log.Warn("shared-cache-not-written", "action", e.Action.Key().String(), "error", err.Error())
 			return nil, err
