@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime/pprof"
@@ -113,49 +112,4 @@ func run(ctx context.Context, parts []string) (err error) {
 		return b.redis(ctx)
 	}
 	return nil
-}
-
-// series is times of one thing.
-type series []time.Duration
-
-func (s series) sorted() series {
-	s = slices.Clone(s)
-	slices.Sort(s)
-	return s
-}
-
-func (s series) median() time.Duration {
-	if len(s) == 0 {
-		return 0
-	}
-	o := s.sorted()
-	return (o[(len(o)-1)/2] + o[len(o)/2]) / 2
-}
-
-func (s series) least() time.Duration { return slices.Min(s) }
-
-// minus is what each of s took longer than its pair.
-func (s series) minus(other series) series {
-	d := make(series, len(s))
-	for i := range s {
-		d[i] = s[i] - other[i]
-	}
-	return d
-}
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/1e6) }
-
-func (s series) String() string { return ms(s.median()) + " (" + ms(s.least()) + ")" }
-
-func ratio(a, b time.Duration) string { return fmt.Sprintf("%.2f", float64(a)/float64(b)) }
-
-// timed runs a command, which must succeed.
-func timed(cmd *exec.Cmd) (time.Duration, error) {
-	began := time.Now()
-	out, err := cmd.CombinedOutput()
-	took := time.Since(began)
-	if err != nil {
-		return 0, fmt.Errorf("%q: %w\n%s", cmd.Args, err, out)
-	}
-	return took, nil
 }

@@ -13,22 +13,10 @@ import (
 	"strconv"
 	"time"
 
+	"hpcc.dev/hpcc/bench/measure"
 	"hpcc.dev/hpcc/internal/audit"
 	"hpcc.dev/hpcc/test/chain"
 )
-
-// small is a C unit of two headers.
-const small = `#include <stdio.h>
-#include <string.h>
-
-int main(int argc, char **argv)
-{
-	for (int i = 1; i < argc; i++)
-		if (strcmp(argv[i], "-n") != 0)
-			puts(argv[i]);
-	return 0;
-}
-`
 
 // subject is a unit that is measured.
 type subject struct {
@@ -42,11 +30,11 @@ type subject struct {
 
 // figures are what is found of a subject.
 type figures struct {
-	plain, remote, hit, distcc, pump series
-	machine                          series // of remote: what the job took there, with the recorder
-	preprocessed                     int64  // bytes, by zstd
-	up, down, hitUp, hitDown         int64  // bytes at the worker, medians over the rounds
-	distccUp, distccDown             int64  // of one compile
+	plain, remote, hit, distcc, pump measure.Series
+	machine                          measure.Series // of remote: what the job took there, with the recorder
+	preprocessed                     int64          // bytes, by zstd
+	up, down, hitUp, hitDown         int64          // bytes at the worker, medians over the rounds
+	distccUp, distccDown             int64          // of one compile
 	pumpUp, pumpDown                 int64
 }
 
@@ -54,7 +42,7 @@ type figures struct {
 // with headers that everybody has, and the hits of a second client that keeps
 // nothing.
 func (b *bench) miss(ctx context.Context, wants func(part string) bool) error {
-	source, err := b.redisSource(ctx)
+	source, err := measure.Redis(ctx, *source, b.work)
 	if err != nil {
 		return err
 	}
@@ -62,7 +50,7 @@ func (b *bench) miss(ctx context.Context, wants func(part string) bool) error {
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string][]byte{"small.c": []byte(small), "unit.cc": heavy} {
+	for name, text := range map[string][]byte{"small.c": []byte(measure.Small), "unit.cc": heavy} {
 		if err := os.WriteFile(filepath.Join(b.work, name), text, 0o644); err != nil {
 			return err
 		}
@@ -79,7 +67,7 @@ func (b *bench) miss(ctx context.Context, wants func(part string) bool) error {
 	defer func() { _ = two.Stop() }()
 	all := []subject{
 		{"small", "small C", "gcc", "small.c", []string{"-O2", "-Wall"}, *rounds},
-		{"medium", "redis' t_list.c", "gcc", source + "/src/t_list.c", redisFlags(source), *larger},
+		{"medium", "redis' t_list.c", "gcc", source + "/src/t_list.c", measure.RedisFlags(source), *larger},
 		{"cxx", "C++, heavy headers", "g++", "unit.cc", []string{"-O2", "-Wall"}, *larger},
 	}
 	all = slices.DeleteFunc(all, func(s subject) bool { return !wants(s.part) })
@@ -142,7 +130,7 @@ func (b *bench) measure(ctx context.Context, s subject, one, two *chain.Client) 
 		return nil, err
 	}
 	w := b.chain.Worker(0)
-	var up, down, hitUp, hitDown series
+	var up, down, hitUp, hitDown measure.Series
 	for i := range s.rounds + 1 {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -159,7 +147,7 @@ func (b *bench) measure(ctx context.Context, s subject, one, two *chain.Client) 
 			commands = append(commands, distcc(i, b.peer.server, true, "pump.o"))
 		}
 		for k, cmd := range commands {
-			took, err := timed(cmd)
+			took, err := measure.Timed(cmd)
 			if err != nil {
 				return nil, err
 			}
@@ -183,7 +171,7 @@ func (b *bench) measure(ctx context.Context, s subject, one, two *chain.Client) 
 			f.pump = append(f.pump, times[4])
 		}
 	}
-	f.up, f.down, f.hitUp, f.hitDown = int64(up.median()), int64(down.median()), int64(hitUp.median()), int64(hitDown.median())
+	f.up, f.down, f.hitUp, f.hitDown = int64(up.Median()), int64(down.Median()), int64(hitUp.Median()), int64(hitDown.Median())
 	if err := same(b.work, dir, "remote.o", "hit.o"); err != nil {
 		return nil, err
 	}
@@ -239,7 +227,7 @@ func (b *bench) preprocessed(s subject, source string) (int64, error) {
 }
 
 // inMachine is what the last n jobs took in the machine, by the audit rows.
-func (b *bench) inMachine(n int) (took series, err error) {
+func (b *bench) inMachine(n int) (took measure.Series, err error) {
 	rows, err := b.chain.Worker(0).Rows()
 	if err != nil {
 		return nil, err
@@ -258,7 +246,7 @@ func (b *bench) peerBytes(f *figures, command func(pump bool) *exec.Cmd) error {
 		p := b.peer.count
 		in, out := p.to.Load(), p.from.Load()
 		// Its daemon has closed the connection when distcc ends: all is counted.
-		if _, err := timed(command(pump)); err != nil {
+		if _, err := measure.Timed(command(pump)); err != nil {
 			return 0, 0, err
 		}
 		return p.to.Load() - in, p.from.Load() - out, nil
@@ -295,7 +283,7 @@ func (b *bench) printMiss(all []subject, found []*figures) {
 			pumped = over(f.pump, f.plain)
 		}
 		fmt.Fprintf(os.Stdout, "| %s | %s | %s | ≤ 15, ≤ distcc's | %s | %s | %s | %s |\n", s.name, over(f.remote, f.plain), over(f.remote, f.machine), over(f.distcc, f.plain), pumped,
-			ratio(f.hit.median(), f.plain.median()), ratio(f.hit.median(), f.distcc.median()))
+			measure.Ratio(f.hit.Median(), f.plain.Median()), measure.Ratio(f.hit.Median(), f.distcc.Median()))
 	}
 	fmt.Fprintln(os.Stdout)
 	fmt.Fprintln(os.Stdout, "| bytes, to the worker + back | miss, headers known | hit | distcc | distcc, pump | preprocessed, zstd -3 | miss, up / preprocessed | goal |")
@@ -311,8 +299,8 @@ func (b *bench) printMiss(all []subject, found []*figures) {
 	fmt.Fprintln(os.Stdout)
 }
 
-func over(a, b series) string {
-	return ms(a.minus(b).median()) + " (" + ms(a.least()-b.least()) + ")"
+func over(a, b measure.Series) string {
+	return measure.Ms(a.Minus(b).Median()) + " (" + measure.Ms(a.Least()-b.Least()) + ")"
 }
 
 func pair(there bool, a, b int64) string {

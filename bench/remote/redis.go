@@ -12,37 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"hpcc.dev/hpcc/bench/measure"
 	"hpcc.dev/hpcc/test/chain"
 )
 
-// redisSource copies redis to the project, and says where it is there.
-func (b *bench) redisSource(ctx context.Context) (string, error) {
-	const dir = "redis"
-	if _, err := os.Stat(filepath.Join(b.work, dir)); err == nil {
-		return dir, nil
-	}
-	if *source == "" {
-		return "", fmt.Errorf("-redis names no source")
-	}
-	if out, err := exec.CommandContext(ctx, "cp", "-a", *source, filepath.Join(b.work, dir)).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return dir, os.WriteFile(filepath.Join(b.work, dir, "src/release.h"),
-		[]byte("#define REDIS_GIT_SHA1 \"00000000\"\n#define REDIS_GIT_DIRTY \"0\"\n#define REDIS_BUILD_ID \"bench\"\n"), 0o644)
-}
-
-// redisFlags are those that redis' own makefile uses, with the system's allocator.
-func redisFlags(dir string) []string {
-	flags := []string{"-std=c11", "-O2", "-Wall", "-D_REENTRANT", "-DREDIS_STATIC="}
-	for _, d := range []string{"hiredis", "linenoise", "lua/src", "hdr_histogram"} {
-		flags = append(flags, "-I"+dir+"/deps/"+d)
-	}
-	return flags
-}
-
 // redis builds redis' C files, all new to everybody, by each in turn.
 func (b *bench) redis(ctx context.Context) error {
-	dir, err := b.redisSource(ctx)
+	dir, err := measure.Redis(ctx, *source, b.work)
 	if err != nil {
 		return err
 	}
@@ -71,7 +47,7 @@ func (b *bench) redis(ctx context.Context) error {
 		name    string
 		jobs    int
 		command func(args ...string) *exec.Cmd
-		took    series
+		took    measure.Series
 	}
 	plain := func(args ...string) *exec.Cmd {
 		cmd := exec.Command("/usr/bin/gcc", args...)
@@ -98,8 +74,8 @@ func (b *bench) redis(ctx context.Context) error {
 			began := time.Now()
 			err := parallel(ctx, w.jobs, len(units), func(k int) error {
 				// Another macro each time, so that it is a miss.
-				args := append(redisFlags(dir), fmt.Sprintf("-DHPCC_BENCH=%d", i), "-c", units[k], "-o", fmt.Sprintf("%s.%d.o", units[k], i))
-				_, err := timed(w.command(args...))
+				args := append(measure.RedisFlags(dir), fmt.Sprintf("-DHPCC_BENCH=%d", i), "-c", units[k], "-o", fmt.Sprintf("%s.%d.o", units[k], i))
+				_, err := measure.Timed(w.command(args...))
 				return err
 			})
 			if err != nil {
@@ -120,7 +96,7 @@ func (b *bench) redis(ctx context.Context) error {
 	}
 	fmt.Fprintf(os.Stdout, "| redis, %d C files, %d times | seconds, median (least) | ratio to plain, of the least |\n|---|---|---|\n", len(units), *repeats)
 	for _, w := range ways {
-		fmt.Fprintf(os.Stdout, "| %s, -j%d | %.1f (%.1f) | %s |\n", w.name, w.jobs, w.took.median().Seconds(), w.took.least().Seconds(), ratio(w.took.least(), ways[0].took.least()))
+		fmt.Fprintf(os.Stdout, "| %s, -j%d | %.1f (%.1f) | %s |\n", w.name, w.jobs, w.took.Median().Seconds(), w.took.Least().Seconds(), measure.Ratio(w.took.Least(), ways[0].took.Least()))
 	}
 	return nil
 }

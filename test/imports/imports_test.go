@@ -111,7 +111,8 @@ const graph = `
 	test/script:
 	test/s3:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
-	bench/remote:         internal/audit test/chain
+	bench/measure:
+	bench/remote:         bench/measure internal/audit test/chain
 `
 
 // owners names, for each heavy library, the packages that may import it (one,
