@@ -184,7 +184,7 @@ func (c *Config) Settings() []Setting { return settings(c) }
 
 func (c *Config) setDefaults() {
 	c.Cache.MaxSize = 10_000_000_000
-	c.Cache.Tenant = "default"
+	c.Cache.Tenant = defaultTenant
 	c.Cache.Shared.setDefaults()
 	c.Reproducible.DateTime = DateTimeWarn
 	c.Remote.Platform = "linux/" + runtime.GOARCH

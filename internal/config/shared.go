@@ -83,8 +83,12 @@ type Tier struct {
 // URL names the tier as the settings do.
 func (t *Tier) URL() string { return t.url }
 
-// defaultPrefix keeps hpcc's objects apart from others in the bucket.
-const defaultPrefix = "cache/"
+const (
+	// defaultPrefix keeps hpcc's objects apart from others in the bucket.
+	defaultPrefix = "cache/"
+	// defaultTenant is for those who share with everybody.
+	defaultTenant = "default"
+)
 
 func (t *Tier) setDefaults() {
 	t.Prefix = defaultPrefix
