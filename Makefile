@@ -1,7 +1,7 @@
 # Targets for people and for CI; .ci/run calls nothing else.
 #
 #   make setup     install what a fresh Debian 12 machine with Go lacks
-#   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail, bin/hpcc-agent
+#   make build     bin/hpcc, bin/hpccd, bin/hpcc-jail, bin/hpcc-agent, bin/ccache-storage-hpcc
 #   make guest     kernel and initramfs of the virtual machine
 #   make demo      the whole chain from nothing: CA, scheduler, worker with Firecracker,
 #                  and two clients without a compiler, who build lua; KVM or not
@@ -55,6 +55,7 @@ build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/hpcc-jail
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) $(WRAPPER_LDFLAGS)' -o bin/ ./cmd/hpcc
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.Version=$(VERSION)' -o bin/ ./agent/cmd/hpcc-agent
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.Version=$(VERSION)' -o bin/ ./cmd/ccache-storage-hpcc
 
 .PHONY: setup
 setup:

@@ -89,6 +89,9 @@ const graph = `
 	cmd/hpcc-jail:        internal/jail
 	internal/vm/firecracker: internal/agentapi internal/digest internal/jail internal/vm proto/hpcc/agent/v1
 
+	# What ccache starts: its protocol, over a store.
+	cmd/ccache-storage-hpcc: internal/config internal/store internal/store/s3store
+
 	# The only place that puts the others together.
 	cmd/hpccd:             guest internal/agentapi internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/shared internal/telemetry internal/tiers internal/vm internal/vm/firecracker internal/worker internal/wrapper proto/hpcc/ipc/v1
 
@@ -112,6 +115,7 @@ const graph = `
 	test/s3:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
 	bench/measure:
+	bench/s3:             bench/measure internal/shared test/s3
 	bench/remote:         bench/measure internal/audit test/chain
 `
 
