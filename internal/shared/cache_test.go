@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -610,6 +611,58 @@ func TestAway(t *testing.T) {
 	}
 	if s := c.Stats().Tiers[0]; far.asked() != "" || s.Refused < 2 {
 		t.Errorf("it was asked: %+v", s)
+	}
+}
+
+// Of a build that asks for everything at eight places at a time, a store that hangs
+// from the start, or from its middle on, costs one time-out.
+func TestHangingStoreCostsOneTimeout(t *testing.T) {
+	const limit = 2 * time.Second
+	for what, before := range map[string]int{"from the start": 0, "in the middle": 20} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				alice := testSigner(t, "alice")
+				hanging, well := &recorder{Store: store.NewMemory(0)}, &recorder{Store: store.NewMemory(0)}
+				e, blobs := testEntry("a.c", []byte("object"))
+				fill(t, well, alice, e, blobs)
+				fill(t, hanging, alice, e, blobs)
+				var calls atomic.Int64
+				hanging.set(func(ctx context.Context, _ string) error {
+					if calls.Add(1) <= int64(before) {
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				})
+				guard := store.Guard(hanging, store.GuardOptions{Read: limit, FirstProbe: time.Hour})
+				defer func() { _ = guard.Close() }() // the memory's, which cannot fail
+				c := newCache(t, Options{Signer: alice, Tiers: []Tier{{Name: "near", Store: guard, Write: true}, {Name: "far", Store: well}}})
+				begin := time.Now()
+				var build sync.WaitGroup
+				for i := range 8 {
+					build.Go(func() {
+						for j := range 30 {
+							manifest := testManifest
+							if j%2 == 1 {
+								manifest = digest.NewKey(fmt.Sprint(i, j)).Sum()
+							}
+							c.Manifest(t.Context(), manifest)
+							same(t, c.Result(t.Context(), e.Action.Key()), e, blobs)
+							other, otherBlobs := testEntry(fmt.Sprint(i, j, ".c"), []byte("object"))
+							c.Result(t.Context(), other.Action.Key())
+							c.Put(manifest, "", other, otherBlobs)
+						}
+					})
+				}
+				build.Wait()
+				if took := time.Since(begin); took > limit {
+					t.Errorf("it took %v", took)
+				}
+				if s := c.Stats().Tiers[0]; s.State != StateAway || s.Timeouts == 0 || s.Dropped == 0 {
+					t.Errorf("counted %+v", s)
+				}
+			})
+		})
 	}
 }
 

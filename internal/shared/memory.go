@@ -90,6 +90,9 @@ func (m *memory) putPack(name string, pack []byte, from *tier) {
 
 // pack returns a pack and the tier that has its large blobs.
 func (m *memory) pack(name string) ([]byte, *tier, bool) {
+	if m.max <= 0 {
+		return nil, nil, false // and no miss of what is not there
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.get(name)
