@@ -333,3 +333,24 @@ func sortedFiles(c *Closure) []string {
 	slices.Sort(files)
 	return files
 }
+
+// BenchmarkClosure looks for all of the C++ library's headers as if they were a
+// project's own, when nothing is remembered of them.
+func BenchmarkClosure(b *testing.B) {
+	const dir = "/usr/include/c++/12"
+	if _, err := os.Stat(dir); err != nil {
+		b.Skip("no headers of g++ 12")
+	}
+	args := []string{"g++-12", "-std=c++20", "-nostdinc++", "-isystem", ".", "-isystem", "backward", "-x", "c++", "-c", "bits/valarray_after.h"}
+	inv, err := parseCall(append(args, "-include", "algorithm", "-include", "iostream", "-include", "regex", "-include", "ranges"), dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := FindClosure(ClosureRequest{Invocation: inv, Cwd: dir, Roots: []string{dir}, Files: diskCheckout()})
+		if err != nil || len(c.Files) < 100 {
+			b.Fatalf("%v, or too few files", err)
+		}
+	}
+}

@@ -2,7 +2,6 @@ package compiler
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -163,29 +162,20 @@ func ReadEntries(dir string) (entries map[string]PathKind, complete bool) {
 	if caseFolding {
 		return nil, false
 	}
-	f, err := os.Open(dir)
+	list, complete, err := readDir(dir, maxListed)
 	if err != nil {
 		return nil, false // searchable but not readable, perhaps
 	}
-	defer f.Close()
-	list, err := f.ReadDir(maxListed)
 	entries = make(map[string]PathKind, len(list))
 	for _, e := range list {
-		kind := Unlisted
-		switch t := e.Type(); {
-		case t.IsRegular():
-			kind = Regular
-		case t.IsDir():
-			kind = Directory
-		}
-		entries[e.Name()] = kind
-		if lower := strings.ToLower(e.Name()); lower != e.Name() {
+		entries[e.name] = e.kind
+		if lower := strings.ToLower(e.name); lower != e.name {
 			if _, taken := entries[lower]; !taken {
 				entries[lower] = Unlisted
 			}
 		}
 	}
-	return entries, (err == nil || errors.Is(err, io.EOF)) && len(list) < maxListed
+	return entries, complete && len(list) < maxListed
 }
 
 // abs makes path absolute without cleaning it.

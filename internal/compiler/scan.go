@@ -3,6 +3,7 @@ package compiler
 import (
 	"bytes"
 	"strings"
+	"sync"
 )
 
 // DirectiveKind says how a directive looks for its file.
@@ -155,19 +156,64 @@ func computedHasIncludes(files []File) bool {
 // Scan reads the text of a C-family or preprocessed-assembler source or header
 // and reports what it may make a compiler look for. It never fails: what is
 // not C reports whatever its lines happen to look like. Time is linear in
-// len(src), memory in the number of distinct directives.
+// len(src), memory in the number of distinct directives, and an eighth of the text
+// at most for where to look.
 //
 // Where compilers or language modes read the same bytes differently (trigraphs,
 // lone carriage returns, raw strings, …) the text is read once for each way,
 // and the reports are united.
 func Scan(src []byte) *FileScan {
-	s := &scanner{out: new(FileScan)}
-	src = bytes.TrimPrefix(src, []byte("\xef\xbb\xbf"))
-	for _, text := range readings(src) {
-		s.scanDialects(text)
-	}
+	s := scanners.Get().(*scanner)
+	defer s.release()
+	s.out = new(FileScan)
+	s.text(bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")))
 	s.finish()
 	return s.out
+}
+
+// text adds all readings of a text.
+func (s *scanner) text(src []byte) {
+	s.marks.find(src)
+	if m := &s.marks; !m.returns && !m.nulls && !m.trigraphs {
+		s.scanDialects(src)
+		if joined := s.joined(src); joined != nil {
+			s.marks.find(joined)
+			s.scanDialects(joined)
+		}
+		return
+	}
+	for _, text := range readings(src) {
+		s.marks.find(text)
+		s.scanDialects(text)
+	}
+}
+
+func (s *scanner) joined(src []byte) []byte {
+	if !s.marks.backslashes {
+		return nil
+	}
+	return joinLines(src)
+}
+
+// scanners are kept for the room that they have.
+var scanners = sync.Pool{New: func() any { return new(scanner) }}
+
+// maxRoom bounds what a scanner that is kept has room for, in elements.
+const maxRoom = 1 << 14
+
+// release keeps the scanner's room, and nothing of the text.
+func (s *scanner) release() {
+	clear(s.found)
+	clear(s.macros)
+	m := &s.marks
+	if cap(s.found) > maxRoom || cap(s.macros) > maxRoom || cap(m.words) > maxRoom || cap(m.directives) > maxRoom {
+		return
+	}
+	*s = scanner{
+		found: s.found[:0], macros: s.macros[:0], places: s.places,
+		marks: marks{words: m.words[:0], directives: m.directives[:0]},
+	}
+	scanners.Put(s)
 }
 
 // readings returns the ways in which src must be read: nearly always src alone.

@@ -7,8 +7,9 @@ import "bytes"
 // ##), so that time stays linear.
 //
 // It tells apart just enough of the language: comments, string and character
-// literals, raw strings, the begin of a line. Between those a table lets it
-// run over bytes that mean nothing here.
+// literals, raw strings, the begin of a line. From one to the next it jumps, by
+// way of the marks of the text, or where a text has too many of them or C++20
+// modules, runs by a table of the bytes that mean something (see scan and run).
 type scanner struct {
 	src []byte
 	out *FileScan
@@ -30,6 +31,9 @@ type scanner struct {
 	rawMisses int
 
 	asm asmPresence
+
+	marks  marks   // of the text that is read
+	places []int32 // see distinctMacros
 }
 
 // foundDirective is a Directive whose name still points into a source.
@@ -98,15 +102,94 @@ func (s *scanner) scanDialects(src []byte) {
 	}
 }
 
-// scan adds one reading of the source to the report.
+// scan adds one reading of the source, whose marks are known, to the report. It
+// gives what one run over all of it would give, but goes from quote to comment to
+// directive to mark: what is between those means nothing.
 func (s *scanner) scan(src []byte) {
 	s.src = src
 	s.rawMisses, s.muted, s.asm = 0, 0, asmUnknown
 	s.splitWords()
-	for i := s.lineStart(0); i < len(src); {
+	i := s.lineStart(0)
+	if s.marks.everywhere {
+		s.run(i, len(src))
+		return
+	}
+	quote, apostrophe, slash, hash := -1, -1, -1, -1 // the next of each
+	words := s.marks.words
+	for i < len(src) {
+		if quote < i {
+			quote = s.nextOf('"', i)
+		}
+		if apostrophe < i {
+			apostrophe = s.nextOf('\'', i)
+		}
+		if slash < i {
+			slash = s.nextOf('/', i)
+		}
+		if hash < i {
+			hash = s.nextOf('#', i)
+		}
+		next := min(quote, apostrophe, slash, hash)
+		for len(words) > 0 && words[0] < i {
+			words = words[1:]
+		}
+		switch {
+		case len(words) > 0 && words[0] < next:
+			i = s.marked(i, words[0])
+		case next == len(src):
+			return
+		case next == quote:
+			i = s.str(next)
+		case next == apostrophe:
+			i = s.char(next)
+		case next == slash:
+			i = s.slash(next)
+		default:
+			i = s.hashBehind(i, next)
+		}
+	}
+}
+
+// nextOf is the index of the next c from i on.
+func (s *scanner) nextOf(c byte, i int) int {
+	n := bytes.IndexByte(s.src[i:], c)
+	if n < 0 {
+		return len(s.src)
+	}
+	return i + n
+}
+
+// marked lets the main loop see the word, or the dot, that has a mark, from i on.
+func (s *scanner) marked(i, mark int) int {
+	from := mark
+	for from > i && isWord(s.src[from-1]) {
+		from--
+	}
+	if from > i && s.src[from-1] == '.' {
+		from--
+	}
+	_, end := s.word(mark)
+	return s.run(from, max(end, mark+1))
+}
+
+// hashBehind handles a # that nothing of note stands before from i on, but the
+// newline, perhaps, that makes it a directive's.
+func (s *scanner) hashBehind(i, hash int) int {
+	for at := hash; at > i && isSpace(s.src[at-1]); at-- {
+		if s.src[at-1] == '\n' {
+			return s.run(at-1, hash+1)
+		}
+	}
+	return s.run(hash, hash+1)
+}
+
+// run is the main loop from i on, until to is reached.
+func (s *scanner) run(i, to int) int {
+	src := s.src
+	for i < to {
 		for !eventful[src[i]] {
-			if i++; i == len(src) {
-				return
+			if i++; i == to {
+				return i
 			}
 		}
 		if c := src[i]; i < s.muted && c != '\n' && c != '"' && c != '\'' && c != '/' {
@@ -141,6 +224,7 @@ func (s *scanner) scan(src []byte) {
 			i++
 		}
 	}
+	return i
 }
 
 // lineStart is called where a line begins, and behind a block comment, since
@@ -297,118 +381,4 @@ func (s *scanner) blockComment(i int) int {
 		return len(s.src)
 	}
 	return i + 2 + end + 2
-}
-
-// str handles a string literal, raw or plain, that starts at i.
-func (s *scanner) str(i int) int {
-	if s.dialect&noRawStrings == 0 && isRawPrefix(s.src, i) {
-		if end := s.rawString(i); end > 0 {
-			return end
-		}
-	}
-	end := s.literalEnd(i, '"')
-	next := s.afterLiteral(end, '"')
-	if i >= s.muted {
-		s.stringText(s.src[i+1:end], i, next)
-	}
-	return next
-}
-
-// char handles a character literal, or an apostrophe within a number.
-func (s *scanner) char(i int) int {
-	if s.dialect&noSeparators == 0 && isDigitSeparator(s.src, i) {
-		s.doubts |= noSeparators
-		return i + 1
-	}
-	return s.afterLiteral(s.literalEnd(i, '\''), '\'')
-}
-
-// literalEnd returns the index of the quote that closes the literal at i, or
-// of the end of the logical line if nothing closes it: that is where gcc and
-// clang end it too.
-func (s *scanner) literalEnd(i int, quote byte) int {
-	src := s.src
-	for i++; i < len(src); i++ {
-		switch src[i] {
-		case quote, '\n':
-			return i
-		case '\\':
-			if end := spliceEnd(src, i); end > 0 {
-				i = end - 1
-			} else {
-				i++
-			}
-		}
-	}
-	return len(src)
-}
-
-func (s *scanner) afterLiteral(end int, quote byte) int {
-	if end < len(s.src) && s.src[end] == quote {
-		return end + 1
-	}
-	return end
-}
-
-// isRawPrefix reports whether the quote at i follows R, LR, uR, UR or u8R.
-func isRawPrefix(src []byte, i int) bool {
-	if i == 0 || src[i-1] != 'R' {
-		return false
-	}
-	start := i - 1
-	for start > 0 && i-start < 5 && isWord(src[start-1]) {
-		start--
-	}
-	switch string(src[start:i]) {
-	case "R", "LR", "uR", "UR", "u8R":
-		return true
-	}
-	return false
-}
-
-// rawString handles a raw string whose quote is at i and returns where it
-// ends, or 0 if it is none.
-func (s *scanner) rawString(i int) int {
-	src := s.src
-	open := i + 1
-	for open < len(src) && open-i <= 17 && src[open] != '(' {
-		if c := src[open]; isSpace(c) || c == ')' || c == '\\' {
-			return 0
-		}
-		open++
-	}
-	if open >= len(src) || src[open] != '(' || s.rawMisses >= maxRawMisses {
-		return 0
-	}
-	closing := make([]byte, 0, 20)
-	closing = append(closing, ')')
-	closing = append(closing, src[i+1:open]...)
-	closing = append(closing, '"')
-	n := bytes.Index(src[open+1:], closing)
-	if n < 0 {
-		s.rawMisses++
-		return 0
-	}
-	end := open + 1 + n
-	s.stringText(src[open+1:end], i, end+len(closing))
-	s.doubts |= noRawStrings
-	return end + len(closing)
-}
-
-// isDigitSeparator reports whether the apostrophe at i stands within a number,
-// as in 1'000 or 0xff'ff: between word bytes, in a word that starts with a
-// digit. Numbers are short, so the way back is bounded.
-func isDigitSeparator(src []byte, i int) bool {
-	const longest = 128
-	if i == 0 || i+1 >= len(src) || !isWord(src[i-1]) || !isWord(src[i+1]) {
-		return false
-	}
-	start := i - 1
-	for start > 0 && i-start < longest && (isWord(src[start-1]) || src[start-1] == '\'' || src[start-1] == '.') {
-		start--
-	}
-	for start < i && (src[start] == '\'' || src[start] == '.') {
-		start++
-	}
-	return '0' <= src[start] && src[start] <= '9'
 }

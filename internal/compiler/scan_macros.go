@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"bytes"
+	"hash/maphash"
 	"slices"
 	"strings"
 )
@@ -214,11 +215,19 @@ func wordBit(macro string) uint64 {
 
 // finishMacros makes what was collected compact: all names share one string.
 func (s *scanner) finishMacros() {
-	if len(s.macros) == 0 {
+	distinct, n, words := s.distinctMacros(), 0, 0
+	for _, m := range distinct {
+		n += len(m.macro) + len(m.name)
+		if m.word {
+			words++
+		}
+	}
+	if len(distinct) == 0 {
 		return
 	}
 	var all strings.Builder
-	for _, m := range s.macros {
+	all.Grow(n)
+	for _, m := range distinct {
 		all.Write(m.macro)
 		all.Write(m.name)
 	}
@@ -227,22 +236,50 @@ func (s *scanner) finishMacros() {
 		head, text = text[:n], text[n:]
 		return head
 	}
-	seen := make(map[headerMacro]struct{}, len(s.macros))
-	for _, m := range s.macros {
-		h := headerMacro{macro: cut(len(m.macro)), name: cut(len(m.name)), angle: m.angle}
-		key := h
+	s.out.words = make([]wordMacro, 0, words)
+	s.out.headers = make([]headerMacro, 0, len(distinct)-words)
+	for _, m := range distinct {
+		macro, name := cut(len(m.macro)), cut(len(m.name))
 		if m.word {
-			key.macro = "word " + h.macro
-		}
-		if _, again := seen[key]; again {
-			continue
-		}
-		seen[key] = struct{}{}
-		if m.word {
-			s.out.words = append(s.out.words, wordMacro{h.macro, h.name})
-			s.out.wordNames |= wordBit(h.macro)
+			s.out.words = append(s.out.words, wordMacro{macro, name})
+			s.out.wordNames |= wordBit(macro)
 		} else {
-			s.out.headers = append(s.out.headers, h)
+			s.out.headers = append(s.out.headers, headerMacro{macro, name, m.angle})
 		}
 	}
+}
+
+// distinctMacros drops the macros that were found before, maybe in another
+// reading.
+func (s *scanner) distinctMacros() []foundMacro {
+	if len(s.macros) < 2 {
+		return s.macros
+	}
+	// A table with open addressing: for each place one more than the index of a
+	// macro in distinct, at most half of them taken.
+	size := 4
+	for size < 2*len(s.macros) {
+		size *= 2
+	}
+	s.places = slices.Grow(s.places[:0], size)[:size]
+	clear(s.places)
+	distinct := s.macros[:0]
+next:
+	for _, m := range s.macros {
+		at := int(maphash.Bytes(macroSeed, m.macro)) & (size - 1)
+		for ; s.places[at] != 0; at = (at + 1) & (size - 1) {
+			if distinct[s.places[at]-1].equal(m) {
+				continue next
+			}
+		}
+		distinct = append(distinct, m)
+		s.places[at] = int32(len(distinct))
+	}
+	return distinct
+}
+
+var macroSeed = maphash.MakeSeed()
+
+func (m foundMacro) equal(o foundMacro) bool {
+	return m.angle == o.angle && m.word == o.word && bytes.Equal(m.macro, o.macro) && bytes.Equal(m.name, o.name)
 }

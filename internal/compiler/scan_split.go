@@ -122,23 +122,39 @@ func (s *scanner) standsAlone(at, next int) bool {
 // splitWords looks for the names of the directives where a macro that makes
 // its arguments strings may take them.
 func (s *scanner) splitWords() {
+	if !s.marks.everywhere {
+		for _, at := range s.marks.directives {
+			for _, word := range [][]byte{asmIncbin, asmInclude} {
+				if bytes.HasPrefix(s.src[at:], word) {
+					s.splitWord(word, at)
+				}
+			}
+		}
+		return
+	}
 	for _, w := range []struct {
 		word []byte
 		rare int // index of its rarest letter
 	}{{asmIncbin, 3}, {asmInclude, 4}} {
-		word, src, piece := w.word, s.src, uint64(1)<<splitPieces[string(w.word)]
-		for at := 0; s.out.split.head&piece == 0; {
-			i := indexByRare(src, word, w.rare, at)
-			if i < 0 {
+		for at := 0; ; at += len(w.word) {
+			if at = indexByRare(s.src, w.word, w.rare, at); at < 0 {
 				break
 			}
-			at = i + len(word)
-			before, after := s.blanksBefore(i), s.blanks(at)
-			if before > 0 && (src[before-1] == '(' || src[before-1] == ',') &&
-				after < len(src) && (src[after] == ')' || src[after] == ',') {
-				s.out.split.head |= piece
-			}
+			s.splitWord(w.word, at)
 		}
+	}
+}
+
+// splitWord looks at the word at at, which is the name of a directive.
+func (s *scanner) splitWord(word []byte, at int) {
+	src, piece := s.src, uint64(1)<<splitPieces[string(word)]
+	if s.out.split.head&piece != 0 {
+		return
+	}
+	before, after := s.blanksBefore(at), s.blanks(at+len(word))
+	if before > 0 && (src[before-1] == '(' || src[before-1] == ',') &&
+		after < len(src) && (src[after] == ')' || src[after] == ',') {
+		s.out.split.head |= piece
 	}
 }
 

@@ -190,6 +190,7 @@ func FuzzScan(f *testing.F) {
 	}
 	f.Add([]byte("#include <a.h>\n/* \"*/ R\"x(\n)x\" ??/\n __has_include(\"x\") _Pragma(\"once\") a##__ \\ \n'\"'\r"))
 	f.Fuzz(func(t *testing.T, src []byte) {
+		checkMarks(t, src)
 		s := Scan(src)
 		for _, d := range s.Directives {
 			if d.Name == "" || strings.Contains(d.Name, "\n") {

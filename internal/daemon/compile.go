@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hpcc.dev/hpcc/internal/compiler"
+	"hpcc.dev/hpcc/internal/digest"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
@@ -345,22 +346,20 @@ func (j *job) scanAll(c *compiled) ([]compiler.File, error) {
 	return files, nil
 }
 
-// scan returns what a file's text says, remembered by its content.
-func (e *Engine) scan(f *file) (*compiler.FileScan, error) {
-	sum, _, err := e.files.digest(f)
-	if err != nil {
-		return nil, err
+// scan returns what a file's text says, remembered by its content. A file that is
+// not known is read once.
+func (e *Engine) scan(f *file) (s *compiler.FileScan, err error) {
+	known := func(sum digest.Digest) (ok bool) {
+		s, ok = e.scans.get(sum)
+		return ok
 	}
-	if s, ok := e.scans.get(sum); ok {
-		return s, nil
-	}
-	sum, _, data, err := e.files.content(f)
-	if err != nil {
-		return nil, err
-	}
-	s := compiler.Scan(data)
-	e.scans.put(sum, s)
-	return s, nil
+	_, _, err = e.files.digestOr(f, known, func(sum digest.Digest, text []byte) {
+		if !known(sum) {
+			s = compiler.Scan(text)
+			e.scans.put(sum, s)
+		}
+	})
+	return s, err
 }
 
 // assemblerTemp matches the names that the drivers give to the assembler's

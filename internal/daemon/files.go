@@ -1,11 +1,11 @@
 package daemon
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -99,6 +99,12 @@ func (t *fileTable) at(path string) *file {
 // digest returns what the file holds now, and its stamp. It stats the file
 // always and reads it only if it may have changed.
 func (t *fileTable) digest(f *file) (digest.Digest, stamp, error) {
+	return t.digestOr(f, nil, nil)
+}
+
+// digestOr is digest, but reads the file, and calls use with its bytes, also
+// where nothing is known of the digest. See read for use.
+func (t *fileTable) digestOr(f *file, known func(digest.Digest) bool, use func(digest.Digest, []byte)) (digest.Digest, stamp, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(f.path, &st); err != nil {
 		if throughProc(f.path) {
@@ -109,11 +115,10 @@ func (t *fileTable) digest(f *file) (digest.Digest, stamp, error) {
 	s := t.stamp(&st)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.trusted && f.last == s {
+	if f.trusted && f.last == s && (known == nil || known(f.sum)) {
 		return f.sum, s, nil
 	}
-	sum, s, _, err := t.read(f, false)
-	return sum, s, err
+	return t.read(f, use)
 }
 
 // isAt reports whether path leads to the file as it was when it was last read.
@@ -127,20 +132,22 @@ func (f *file) isAt(path string) bool {
 	return f.last.ino == st.Ino && f.last.dev == st.Dev
 }
 
-// content returns the file's bytes besides, for scanning.
-func (t *fileTable) content(f *file) (digest.Digest, stamp, []byte, error) {
+// content returns the file's bytes besides.
+func (t *fileTable) content(f *file) (sum digest.Digest, s stamp, data []byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return t.read(f, true)
+	sum, s, err = t.read(f, func(_ digest.Digest, text []byte) { data = bytes.Clone(text) })
+	return sum, s, data, err
 }
 
-// read hashes the file as it is now and records it; f.mu is held. The file is
-// stated before and after on the open descriptor: content that changed while
-// it was read has no digest.
-func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, error) {
-	fail := func(err error) (digest.Digest, stamp, []byte, error) {
+// read hashes the file as it is now and records it; f.mu is held. If use is not
+// nil, it is called with the bytes, which are valid during the call. The file is
+// stated before and after on the open descriptor: content that changed while it
+// was read has no digest.
+func (t *fileTable) read(f *file, use func(digest.Digest, []byte)) (digest.Digest, stamp, error) {
+	fail := func(err error) (digest.Digest, stamp, error) {
 		f.trusted = false
-		return digest.Digest{}, stamp{}, nil, err
+		return digest.Digest{}, stamp{}, err
 	}
 	now := t.now()
 	// Non-blocking, or a FIFO in an input's place would hang the daemon.
@@ -148,8 +155,7 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 	if err != nil {
 		return fail(err)
 	}
-	r := os.NewFile(uintptr(fd), f.path)
-	defer r.Close()
+	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fail(&fs.PathError{Op: "stat", Path: f.path, Err: err})
@@ -157,7 +163,11 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 	before := t.stamp(&st)
 	if before.mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
 		// /dev/null is a common empty source; it holds nothing, always.
-		return digest.Of(nil), stamp{mode: before.mode}, nil, nil
+		sum := digest.Of(nil)
+		if use != nil {
+			use(sum, nil)
+		}
+		return sum, stamp{mode: before.mode}, nil
 	}
 	if !before.isRegular() {
 		return fail(&fs.PathError{Op: "read", Path: f.path, Err: errIrregular})
@@ -165,14 +175,21 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 	if before.size > maxInput {
 		return fail(fmt.Errorf("%s: %d bytes are more than the %d that an input may have", f.path, before.size, maxInput))
 	}
+	buffer := buffers.Get().(*[]byte)
+	defer func() {
+		if cap(*buffer) <= maxBuffer {
+			buffers.Put(buffer)
+		}
+	}()
 	// One byte more than there should be: files of procfs and sysfs hold what
 	// their size does not tell.
-	data := make([]byte, before.size+1)
-	switch n, err := io.ReadFull(r, data); {
-	case err == nil:
-		return fail(&fs.PathError{Op: "read", Path: f.path, Err: errIrregular})
-	case err != io.ErrUnexpectedEOF && err != io.EOF:
+	*buffer = slices.Grow((*buffer)[:0], int(before.size)+1)
+	data := (*buffer)[:before.size+1]
+	switch n, err := readFull(fd, data); {
+	case err != nil:
 		return fail(&fs.PathError{Op: "read", Path: f.path, Err: err})
+	case n == len(data):
+		return fail(&fs.PathError{Op: "read", Path: f.path, Err: errIrregular})
 	default:
 		data = data[:n]
 	}
@@ -184,8 +201,30 @@ func (t *fileTable) read(f *file, keep bool) (digest.Digest, stamp, []byte, erro
 	}
 	f.last, f.sum = before, digest.Of(data)
 	f.trusted = before.proves(now) && !t.looseTimes(f.path, before.dev)
-	if !keep {
-		data = nil
+	if use != nil {
+		use(f.sum, data)
 	}
-	return f.sum, before, data, nil
+	return f.sum, before, nil
+}
+
+// buffers are for the files that are read; larger ones than maxBuffer are not kept.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxBuffer = 4 << 20
+
+// readFull reads until the buffer is full or the file ends.
+func readFull(fd int, buffer []byte) (n int, err error) {
+	for n < len(buffer) {
+		more, err := unix.Read(fd, buffer[n:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return n, err
+		case more == 0:
+			return n, nil
+		}
+		n += more
+	}
+	return n, nil
 }

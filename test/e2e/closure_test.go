@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/test/scratch"
 )
@@ -25,6 +27,7 @@ type checkout struct {
 	compiler.OSCheckout
 	scans   map[string]*compiler.FileScan
 	entries map[string]map[string]compiler.PathKind
+	text    []byte // of one file after the other, as in the daemon
 }
 
 func newCheckout() *checkout {
@@ -33,11 +36,20 @@ func newCheckout() *checkout {
 		if s := c.scans[path]; s != nil {
 			return s, nil
 		}
-		text, err := os.ReadFile(path)
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, err
 		}
-		c.scans[path] = compiler.Scan(text)
+		defer unix.Close(fd)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return nil, err
+		}
+		c.text = slices.Grow(c.text[:0], int(st.Size))[:st.Size]
+		if n, err := unix.Read(fd, c.text); err != nil || n != len(c.text) {
+			return nil, fmt.Errorf("%s: read %d of %d bytes: %w", path, n, len(c.text), err)
+		}
+		c.scans[path] = compiler.Scan(c.text)
 		return c.scans[path], nil
 	}
 	c.Entries = func(dir string) (map[string]compiler.PathKind, bool) {
