@@ -24,7 +24,8 @@ type Tier struct {
 	// Write says that results are put there. What is only read is not touched
 	// either.
 	Write bool
-	// MaxBytes is where eviction begins, 0 for never; the Cache itself does not evict.
+	// MaxBytes is the size below which the tenant's objects are kept (Evictor), 0 for
+	// any. Who writes evicts; a tier that is not written is none of ours.
 	MaxBytes int64
 }
 
@@ -112,6 +113,15 @@ func New(opt Options) (*Cache, error) {
 		names[t.Name] = true
 		c.tiers = append(c.tiers, newTier(t, c.log, c.now))
 	}
+	for _, t := range c.writable(c.tiers) {
+		if t.MaxBytes > 0 {
+			var err error
+			t.evictor, err = NewEvictor(EvictorOptions{Store: t.Store, Tenant: c.tenant, MaxBytes: t.MaxBytes, Log: t.log})
+			if err != nil {
+				return nil, fmt.Errorf("shared cache: tier %q: %w", t.Name, err)
+			}
+		}
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.queue = newQueue(c.ctx, opt.QueueBytes)
 	return c, nil
@@ -139,6 +149,9 @@ func (c *Cache) Drain(ctx context.Context) error { return c.queue.drain(ctx) }
 // notice.
 const closeGrace = time.Second
 
+// evictorsGrace is how long Close waits for evictors: two requests each.
+const evictorsGrace = 10 * time.Second
+
 // Close drains the queue. If ctx ends before, what is left is dropped, and the error
 // is ctx's. What is called afterwards finds nothing and writes nothing. The tiers'
 // stores stay open.
@@ -147,6 +160,7 @@ func (c *Cache) Close(ctx context.Context) error {
 	c.closed = true
 	c.mu.Unlock()
 	err := c.queue.close(ctx)
+	c.closeEvictors(ctx)
 	c.cancel()
 	done := make(chan struct{})
 	go func() {
@@ -165,4 +179,18 @@ func (c *Cache) Close(ctx context.Context) error {
 		return fmt.Errorf("shared cache: %w", err)
 	}
 	return nil
+}
+
+// closeEvictors has each tell what was written, as long as ctx lasts. That this
+// fails makes the next estimates too low by as much, and is no error.
+func (c *Cache) closeEvictors(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, evictorsGrace)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, t := range c.tiers {
+		if t.evictor != nil {
+			all.Go(func() { _ = t.evictor.Close(ctx) })
+		}
+	}
+	all.Wait()
 }

@@ -72,6 +72,8 @@ type TierStats struct {
 	// Conflicts are writes of manifests that were begun anew.
 	Conflicts int64 `json:"conflicts"`
 	Touched   int64 `json:"touched"`
+	// Eviction is nil where this program does not evict.
+	Eviction *EvictorStats `json:"eviction,omitempty"`
 }
 
 // QueueStats are those of what waits to be written, of all tiers.

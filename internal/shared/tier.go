@@ -23,8 +23,10 @@ const quiet = 10 * time.Minute
 // tier is a Tier with what became of it.
 type tier struct {
 	Tier
-	log *slog.Logger
-	now func() time.Time
+	// evictor is told of what is put; nil where nobody evicts.
+	evictor *Evictor
+	log     *slog.Logger
+	now     func() time.Time
 
 	hits, misses, manifestHits, manifestMisses     atomic.Int64
 	bytesIn, bytesOut                              atomic.Int64
@@ -79,6 +81,9 @@ func (t *tier) put(ctx context.Context, name string, body []byte, when store.Con
 	t.note(ctx, "writing", name, err)
 	if err == nil {
 		t.bytesOut.Add(int64(len(body)))
+		if t.evictor != nil {
+			t.evictor.Wrote(int64(len(body)))
+		}
 	}
 	return err
 }
@@ -186,6 +191,10 @@ func (t *tier) stats() TierStats {
 		Written: t.written.Load(), Present: t.present.Load(), Backfilled: t.backfilled.Load(),
 		Replaced: t.replaced.Load(), Different: t.different.Load(), Dropped: t.dropped.Load(),
 		Conflicts: t.conflicts.Load(), Touched: t.touched.Load(),
+	}
+	if t.evictor != nil {
+		e := t.evictor.Stats()
+		s.Eviction = &e
 	}
 	t.mu.Lock()
 	s.Rejected = maps.Clone(t.rejected)

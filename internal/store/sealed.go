@@ -217,6 +217,18 @@ func (s *sealed) Delete(ctx context.Context, name string) error {
 	return s.under.Delete(ctx, raw)
 }
 
+// DeleteMany is for the function DeleteMany.
+func (s *sealed) DeleteMany(ctx context.Context, names []string) error {
+	raws := make([]string, len(names))
+	for i, name := range names {
+		var err error
+		if raws[i], err = s.raw(name); err != nil {
+			return err
+		}
+	}
+	return DeleteMany(ctx, s.under, raws)
+}
+
 func (s *sealed) List(ctx context.Context, prefix string, visit func(Info) error) error {
 	var found []Info
 	dirs, _ := clearDirs(prefix)
