@@ -230,6 +230,9 @@ func (s *sealed) DeleteMany(ctx context.Context, names []string) error {
 }
 
 func (s *sealed) List(ctx context.Context, prefix string, visit func(Info) error) error {
+	if err := checkPrefix(prefix); err != nil {
+		return err
+	}
 	var found []Info
 	dirs, _ := clearDirs(prefix)
 	err := s.under.List(ctx, dirs, func(info Info) error {
