@@ -270,7 +270,11 @@ func (g *Guarded) judge(ctx, inner context.Context, k kind, err error) error {
 		return away
 	case errors.As(cause, &timeout):
 		g.count.Timeouts++
-		return g.fail(k, fmt.Errorf("%w: %w", ErrUnavailable, timeout))
+		why := fmt.Errorf("%w: %w", ErrUnavailable, timeout)
+		if _, says := err.(interface{ Unwrap() error }); says { //nolint:errorlint // whether the store says more than that it was cancelled
+			why = fmt.Errorf("%w (%v)", why, err)
+		}
+		return g.fail(k, why)
 	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnavailable):
 		g.count.Errors++
 		return g.fail(k, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -281,6 +282,16 @@ func TestMoodsMix(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if s := g.State(); s.String() != "ok" {
 			t.Errorf("%#v", s)
+		}
+	})
+}
+
+// What a store waited for in vain is in what people are told.
+func TestTimeoutTellsWhy(t *testing.T) {
+	guarded(t, func(t *testing.T, m *moody, g *store.Guarded) {
+		m.set(func(ctx context.Context) error { return fmt.Errorf("%w while waiting for credentials", hangs(ctx)) }, nil)
+		if _, err := get(t, g); err == nil || !strings.Contains(err.Error(), "no answer within 2s (context canceled while waiting for credentials)") {
+			t.Error(err)
 		}
 	})
 }

@@ -52,6 +52,7 @@ var codes = map[string]kind{
 	"InvalidAccessKeyId":    {store.ErrDenied, hintUnknown},
 	"SignatureDoesNotMatch": {store.ErrDenied, hintUnknown},
 	"InvalidSecurity":       {store.ErrDenied, hintUnknown},
+	"XAdminUserNotFound":    {store.ErrDenied, hintUnknown}, // versitygw's, with status 404
 	"AccessDenied":          {store.ErrDenied, hintDenied},
 
 	"AuthorizationHeaderMalformed":       {store.ErrDenied, hintRegion},
@@ -144,8 +145,8 @@ func kindOf(err error) kind {
 	switch n := status(err); {
 	case n == 0:
 		return kind{err: store.ErrUnavailable} // the network's
-	case n == http.StatusNotFound:
-		return kind{err: store.ErrNotFound}
+	case n == http.StatusNotFound && code(err) == http.StatusText(n):
+		return kind{err: store.ErrNotFound} // there was no body
 	case n == http.StatusPreconditionFailed, n == http.StatusConflict:
 		return kind{err: store.ErrConflict}
 	case n == http.StatusUnauthorized:

@@ -40,6 +40,9 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(store.Info) 
 		if err != nil {
 			return err
 		}
+		if page.Name == nil && page.KeyCount == nil {
+			return fmt.Errorf("%w: %s: what came is no listing", store.ErrUnavailable, s)
+		}
 		for _, o := range page.Contents {
 			name, ok := s.name(aws.ToString(o.Key))
 			if !ok || !strings.HasPrefix(name, prefix) {

@@ -49,6 +49,9 @@ func (s *Store) get(ctx context.Context, c *s3.Client, name string, limit int64)
 	}
 	// What was not read is not waited for: the connection is closed.
 	defer out.Body.Close()
+	if aws.ToString(out.ETag) == "" {
+		return store.Object{}, false, s.noAnswer()
+	}
 	size := int64(-1)
 	if out.ContentLength != nil {
 		size = *out.ContentLength
@@ -142,7 +145,16 @@ func (s *Store) put(ctx context.Context, c *s3.Client, name string, body []byte,
 		}
 		return "", err
 	}
-	return store.Version(aws.ToString(out.ETag)), nil
+	if aws.ToString(out.ETag) == "" {
+		return "", s.noAnswer()
+	}
+	return store.Version(*out.ETag), nil
+}
+
+// noAnswer is the error of an answer without a version, which no server of S3 gives:
+// of a network that wants its user to log in first, say.
+func (s *Store) noAnswer() error {
+	return fmt.Errorf("%w: %s: what answers does not speak S3: there is no ETag", store.ErrUnavailable, s)
 }
 
 func optional(s string) *string {
