@@ -134,7 +134,17 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 	if err := j.checkOutputs(); err != nil {
 		return nil, err
 	}
+	if v := j.verifying; v != nil && v.found != nil {
+		msg, err := j.deliver(v.manifest.key, v.found)
+		if err == nil {
+			return j.judge(ctx, v, msg)
+		}
+		j.verifying = nil // evicted under way
+	}
 	res, err := j.sendAway(ctx, j.prep.work, false)
+	if err == nil && res.Hit && j.banned(res.Key) {
+		res, err = j.compileAgain(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +166,7 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 		return j.failAway(res), nil
 	}
 	dated := j.outcome.reason
-	msg, err := j.leaveAway(id, res, "")
+	msg, err := j.leaveAway(ctx, id, res, "")
 	if err == nil && dated != "" {
 		j.outcome = outcome{kind: uncacheable, reason: dated, detail: j.prep.inv.Source}
 	}
@@ -164,7 +174,7 @@ func (j *job) compileAway(ctx context.Context, id manifestID) (*ipcv1.ServerMess
 }
 
 // leaveAway leaves a result that a worker made, or that tier had if it is not "".
-func (j *job) leaveAway(id manifestID, res *remote.Result, tier string) (*ipcv1.ServerMessage, error) {
+func (j *job) leaveAway(ctx context.Context, id manifestID, res *remote.Result, tier string) (*ipcv1.ServerMessage, error) {
 	r, err := j.resultOf(res)
 	if err != nil {
 		return nil, err
@@ -174,6 +184,9 @@ func (j *job) leaveAway(id manifestID, res *remote.Result, tier string) (*ipcv1.
 		return nil, err
 	}
 	j.made(id, res, r, tier)
+	if res.Hit && j.verifies() {
+		return j.judge(ctx, j.hitOf(id, res, r, tier), msg)
+	}
 	return msg, nil
 }
 
@@ -198,7 +211,9 @@ func (j *job) sendAway(ctx context.Context, work *action.Job, uncached bool) (*r
 		if err != nil {
 			return nil, err
 		}
-		j.contest.begin()
+		if j.verifying == nil {
+			j.contest.begin()
+		}
 		res, err := j.e.opt.Away.compile(ctx, &remote.Request{
 			Job: work, Tree: g.tree, Open: g.open, Confirm: g.confirm, Uncached: uncached,
 		})

@@ -211,7 +211,7 @@ func (b *bounded) ReadFrom(r io.Reader) (int64, error) { return io.Copy(struct{ 
 // if two builds want it.
 func (j *job) searchText(ctx context.Context, t *sourceText) (*ipcv1.ServerMessage, error) {
 	key := j.prep.work.Manifest(t.sum)
-	if msg := j.deliverText(key, t); msg != nil {
+	if msg := j.deliverText(ctx, key, t); msg != nil {
 		return msg, nil
 	}
 	var other *flight
@@ -222,7 +222,7 @@ func (j *job) searchText(ctx context.Context, t *sourceText) (*ipcv1.ServerMessa
 		}
 		// Where nothing is there now, it failed or cannot be kept: whoever has
 		// waited once compiles.
-		if msg := j.deliverText(key, t); msg != nil {
+		if msg := j.deliverText(ctx, key, t); msg != nil {
 			return msg, nil
 		}
 	} else if msg := j.fetchText(ctx, key, t); msg != nil {
@@ -232,7 +232,7 @@ func (j *job) searchText(ctx context.Context, t *sourceText) (*ipcv1.ServerMessa
 }
 
 // deliverText leaves a stored result, or returns nil.
-func (j *job) deliverText(key digest.Key, t *sourceText) *ipcv1.ServerMessage {
+func (j *job) deliverText(ctx context.Context, key digest.Key, t *sourceText) *ipcv1.ServerMessage {
 	if j.e.opt.Away.Paranoid {
 		return nil
 	}
@@ -254,6 +254,11 @@ func (j *job) deliverText(key digest.Key, t *sourceText) *ipcv1.ServerMessage {
 			continue
 		}
 		j.outcome = outcome{kind: hitPreprocessed, action: c.Action, manifest: key, saved: stored.CompileTime}
+		if j.verifies() {
+			if msg, err = j.judge(ctx, t.hitOf(key, c.Action, stored, ""), msg); err != nil {
+				return nil
+			}
+		}
 		return msg
 	}
 	return nil
@@ -289,17 +294,20 @@ func (j *job) compileText(ctx context.Context, key digest.Key, t *sourceText) (*
 	}
 	j.contest.begin()
 	res, err := j.e.opt.Away.compile(ctx, &remote.Request{Job: j.prep.work, Tree: t.tree, Open: t.open, Confirm: t.confirm})
+	if err == nil && res.Hit && j.banned(res.Key) {
+		res, err = t.compileAgain(ctx)
+	}
 	if err := homeFrom(ctx, res, err); err != nil {
 		return nil, err
 	}
 	if res.ExitCode != 0 || res.Signal != 0 || len(res.Stdout)+len(res.Stderr) > 0 {
 		return nil, orNotText(refuse(reasonTextMessages, "the compiler has something to say"))
 	}
-	return j.leaveText(key, t, res, "")
+	return j.leaveText(ctx, key, t, res, "")
 }
 
 // leaveText leaves a result of the text, which a worker made or tier had.
-func (j *job) leaveText(key digest.Key, t *sourceText, res *remote.Result, tier string) (*ipcv1.ServerMessage, error) {
+func (j *job) leaveText(ctx context.Context, key digest.Key, t *sourceText, res *remote.Result, tier string) (*ipcv1.ServerMessage, error) {
 	r, err := j.resultOf(res)
 	if err != nil {
 		return nil, err
@@ -310,7 +318,30 @@ func (j *job) leaveText(key digest.Key, t *sourceText, res *remote.Result, tier 
 		return nil, err
 	}
 	j.made(manifestID{key: key}, res, r, tier)
+	if res.Hit && j.verifies() {
+		return j.judge(ctx, t.hitOf(key, res.Key, r, tier), msg)
+	}
 	return msg, nil
+}
+
+// compileAgain has a worker compile the text, beside all stores.
+func (t *sourceText) compileAgain(ctx context.Context) (*remote.Result, error) {
+	return t.j.e.opt.Away.compile(ctx, &remote.Request{Job: t.j.prep.work, Tree: t.tree, Open: t.open, Confirm: t.confirm, Uncached: true})
+}
+
+// hitOf is a verification of a hit for the text, which is the same again.
+func (t *sourceText) hitOf(key, act digest.Key, r *result, tier string) *verification {
+	return &verification{
+		manifest: manifestID{key: key}, action: act, result: r, tier: tier, unchanged: func() bool { return true },
+		again: func(ctx context.Context) (*remote.Result, error) {
+			res, err := t.compileAgain(ctx)
+			if err = homeFrom(ctx, res, err); err == nil {
+				res.Outputs = slices.DeleteFunc(res.Outputs, func(o remote.Output) bool { return o.Role == compiler.RoleDependencies })
+			}
+			return res, err
+		},
+		left: t.with,
+	}
 }
 
 func (t *sourceText) open(context.Context, digest.Digest) (io.ReadCloser, error) {

@@ -214,7 +214,7 @@ func (j *job) deliverFetched(at manifestID, f *fetched) *ipcv1.ServerMessage {
 		err := keep()
 		if err == nil {
 			r := &result{Result: &f.Entry.Result, outputs: outputs}
-			j.verifying = &verification{manifest: at, found: f.candidate, result: r, tier: f.Tier}
+			j.verifying = j.confirmed(&verification{manifest: at, found: f.candidate, result: r, tier: f.Tier})
 			return nil
 		}
 		j.outcome.verify.skipped = string(reasonStore)

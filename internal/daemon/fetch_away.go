@@ -24,7 +24,7 @@ func (j *job) fetchAway(ctx context.Context, id manifestID) *ipcv1.ServerMessage
 	if res == nil || j.checkRead(j.prep.work, res) != nil {
 		return nil
 	}
-	msg, err := j.leaveAway(id, res, tier)
+	msg, err := j.leaveAway(ctx, id, res, tier)
 	if err != nil {
 		j.outcome.why = err.Error()
 		return nil
@@ -41,7 +41,7 @@ func (j *job) fetchText(ctx context.Context, key digest.Key, t *sourceText) *ipc
 	if res == nil || len(res.Stdout)+len(res.Stderr) > 0 {
 		return nil
 	}
-	msg, err := j.leaveText(key, t, res, tier)
+	msg, err := j.leaveText(ctx, key, t, res, tier)
 	if err != nil {
 		j.outcome.why = err.Error()
 		return nil
@@ -64,7 +64,7 @@ func (j *job) fetchWork(ctx context.Context, manifest digest.Key, holds func(*ac
 			continue
 		}
 		a, err := work.Action(c.Tree(), c.Found(), c.Absent)
-		if err != nil || a.Key() != c.Action {
+		if err != nil || a.Key() != c.Action || j.banned(c.Action) {
 			continue
 		}
 		if doubtful++; doubtful > maxDoubtful {

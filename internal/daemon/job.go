@@ -156,7 +156,7 @@ func (j *job) search(ctx context.Context, compile func(context.Context, manifest
 		found, id, why := j.find(id)
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
-				j.verifying = &verification{manifest: id, found: found, result: r}
+				j.verifying = j.confirmed(&verification{manifest: id, found: found, result: r})
 				return compile(ctx, id)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"hpcc.dev/hpcc/internal/cache"
 	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/remote"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
@@ -78,13 +79,12 @@ func (j *job) verifies() bool {
 	if share <= 0 || rand.Float64() >= share {
 		return false
 	}
+	given := j.prep.extra
 	if j.prep.work != nil {
-		// The machine that would compile is not at hand; its owner replays rows.
-		j.outcome.verify.skipped = "remote"
-		return false
+		given = j.prep.work.Argv
 	}
 	seeded := j.prep.inv.RandomSeed != "" ||
-		slices.ContainsFunc(j.prep.extra, func(o string) bool { return strings.HasPrefix(o, "-frandom-seed=") })
+		slices.ContainsFunc(given, func(o string) bool { return strings.HasPrefix(o, "-frandom-seed=") })
 	j.outcome.verify.skipped = j.prep.inv.Unrepeatable(seeded)
 	return j.outcome.verify.skipped == ""
 }
@@ -92,10 +92,30 @@ func (j *job) verifies() bool {
 // verification is a hit that a compile is to confirm.
 type verification struct {
 	manifest manifestID
-	found    *candidate
-	result   *result
+	// action is the entry's key, and found the candidate that led to it, nil if it
+	// was not here.
+	action digest.Key
+	found  *candidate
+	result *result
 	// tier is where the result was fetched from, "" if it was here.
 	tier string
+	// unchanged tells whether the inputs are still those of the result.
+	unchanged func() bool
+	// again compiles on a worker, and left is what is left of such a result.
+	// Compiles here have no use for them.
+	again func(context.Context) (*remote.Result, error)
+	left  func(*result) *result
+}
+
+// confirmed completes the verification of a hit that a candidate led to.
+func (j *job) confirmed(v *verification) *verification {
+	v.action = v.found.action
+	v.unchanged = func() bool {
+		ok, _ := v.found.check(j.e.files, nil)
+		return ok
+	}
+	v.again, v.left = j.compileAgain, func(r *result) *result { return r }
+	return v
 }
 
 // compare judges a stored result by a compile just made. One that differs goes
@@ -123,7 +143,7 @@ func (j *job) compare(ctx context.Context, c *compiled, done *ipcv1.Done) {
 	if j.prep.inv.Deps.Requested && !j.sameDependencies(c) {
 		differs = append(differs, "dependencies")
 	}
-	j.outcome = outcome{kind: j.hitKind(v.tier), tier: v.tier, action: v.found.action, manifest: v.manifest.key, verify: verdict{checked: true}}
+	j.outcome = outcome{kind: j.hitKind(v.tier), tier: v.tier, action: v.action, manifest: v.manifest.key, verify: verdict{checked: true}}
 	if len(differs) == 0 {
 		return
 	}
@@ -177,11 +197,10 @@ func (j *job) compareFailed(ran *ipcv1.Ran, done *ipcv1.Done) {
 	if v == nil {
 		return
 	}
-	ok, _ := v.found.check(j.e.files, nil)
 	switch {
 	case ran.GetSignal() != 0:
 		j.outcome.verify.skipped = "interrupted"
-	case !ok:
+	case !v.unchanged():
 		j.outcome.verify.skipped = string(reasonModified)
 	default:
 		j.outcome.verify.checked = true
@@ -196,7 +215,7 @@ func (j *job) report(differs []string) *Quarantined {
 	v := j.verifying
 	q := &Quarantined{
 		Time: j.started.UTC(), Source: j.prep.place.absolute(j.prep.inv.Source), Cwd: j.req.GetCwd(), Command: j.req.GetArgs(),
-		Action: v.found.action.String(), Manifest: v.manifest.key.String(),
+		Action: v.action.String(), Manifest: v.manifest.key.String(),
 		Differs: differs, Stored: []QuarantinedOutput{}, Made: []QuarantinedOutput{},
 	}
 	for _, o := range v.result.Outputs {
@@ -212,22 +231,26 @@ func (j *job) quarantine(q *Quarantined, done *ipcv1.Done) {
 	j.outcome.kind, j.outcome.reason = uncacheable, reasonVerify
 	j.outcome.detail = strings.Join(q.Differs, ", ")
 	slices.SortFunc(q.Made, func(a, b QuarantinedOutput) int { return strings.Compare(a.Role, b.Role) })
-	j.e.results.remove(v.found.action)
+	j.e.results.remove(v.action)
 	report, err := json.Marshal(q)
 	if err == nil && len(report) > cache.MaxReport {
 		q.Command = []string{"(too long)"}
 		report, err = json.Marshal(q)
 	}
 	if err == nil {
-		err = j.e.cache.Quarantine(v.found.action, report)
+		err = j.e.cache.Quarantine(v.action, report)
 	}
 	if err != nil {
 		j.e.log.Error("quarantine-failed", "action", q.Action, "error", err.Error())
 	}
-	_, err = j.e.cache.UpdateManifest(v.manifest.key, func(m *action.Manifest) error {
-		m.Candidates = slices.DeleteFunc(m.Candidates, func(c action.Candidate) bool { return c.Action == v.found.action })
-		return nil
-	})
+	if _, _, err = j.e.cache.Manifest(v.manifest.key); err == nil {
+		_, err = j.e.cache.UpdateManifest(v.manifest.key, func(m *action.Manifest) error {
+			m.Candidates = slices.DeleteFunc(m.Candidates, func(c action.Candidate) bool { return c.Action == v.action })
+			return nil
+		})
+	} else if errors.Is(err, cache.ErrNotFound) {
+		err = nil // no look-up here leads to it
+	}
 	if err != nil {
 		j.e.log.Error("quarantine-failed", "manifest", q.Manifest, "error", err.Error())
 	}
