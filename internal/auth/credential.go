@@ -129,6 +129,26 @@ type Credentials struct {
 	list []Credential
 }
 
+// Revoked lists the subjects of a role that had credentials before, none of which
+// is among these.
+func (c *Credentials) Revoked(before *Credentials, role Role) (subjects []string) {
+	kept := map[string]bool{}
+	for _, old := range before.list {
+		if old.Identity.Role == role {
+			kept[old.Identity.Subject] = kept[old.Identity.Subject] || slices.ContainsFunc(c.list, func(one Credential) bool {
+				return one.Hash == old.Hash && one.Identity.Role == role && one.Identity.Subject == old.Identity.Subject
+			})
+		}
+	}
+	for subject, is := range kept {
+		if !is {
+			subjects = append(subjects, subject)
+		}
+	}
+	slices.Sort(subjects)
+	return subjects
+}
+
 // NewCredentials checks a list. One holder may have several credentials, so that
 // a new one can be handed out before the old one is taken away.
 func NewCredentials(list []Credential) (*Credentials, error) {

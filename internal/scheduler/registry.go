@@ -34,6 +34,10 @@ type record struct {
 	pin       auth.Pin
 	last      *schedulerv1.HeartbeatRequest
 	seen      time.Time
+	// over is the connection that the report came by, and lost is set once that
+	// has ended: a worker that lives makes another at once.
+	over *connection
+	lost bool
 }
 
 func newRegistry(expiry time.Duration) *registry {
@@ -51,8 +55,9 @@ const (
 	resumed    change = "resumed" // no longer draining
 )
 
-// beat takes a heartbeat that has been checked.
-func (r *registry) beat(req *schedulerv1.HeartbeatRequest, pin auth.Pin, now time.Time) change {
+// beat takes a heartbeat that has been checked, and that came over a connection,
+// nil where that is not known.
+func (r *registry) beat(req *schedulerv1.HeartbeatRequest, pin auth.Pin, over *connection, now time.Time) change {
 	n := &record{
 		candidate: Candidate{
 			Name: req.Worker, Platform: req.Platform, Draining: req.Draining,
@@ -60,7 +65,7 @@ func (r *registry) beat(req *schedulerv1.HeartbeatRequest, pin auth.Pin, now tim
 			Images:   make(map[string]struct{}, len(req.Images)),
 			Sessions: make(map[Session]struct{}, len(req.Sessions)),
 		},
-		address: req.Address, pin: pin, last: req, seen: now,
+		address: req.Address, pin: pin, last: req, seen: now, over: over,
 	}
 	for _, image := range req.Images {
 		n.candidate.Images[image] = struct{}{}
@@ -76,7 +81,7 @@ func (r *registry) beat(req *schedulerv1.HeartbeatRequest, pin auth.Pin, now tim
 	close(r.changed)
 	r.changed = make(chan struct{})
 	switch {
-	case old == nil || now.Sub(old.seen) > r.expiry:
+	case old == nil || old.lost || now.Sub(old.seen) > r.expiry:
 		return registered
 	case old.address != n.address || old.pin != pin:
 		return moved
@@ -86,6 +91,30 @@ func (r *registry) beat(req *schedulerv1.HeartbeatRequest, pin auth.Pin, now tim
 		return resumed
 	}
 	return unchanged
+}
+
+// lose takes a worker whose connection has ended out of routing, until it reports
+// by another, and tells whether it was in.
+func (r *registry) lose(worker string, over *connection) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.workers[worker]
+	if w == nil || w.over != over || w.lost {
+		return false
+	}
+	n := *w
+	n.lost = true
+	r.workers[worker] = &n
+	return true
+}
+
+// drop forgets workers.
+func (r *registry) drop(names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range names {
+		delete(r.workers, name)
+	}
 }
 
 // choice is a worker that a client is sent to.
@@ -126,6 +155,9 @@ func (r *registry) snapshot(now time.Time) ([]*record, []Candidate, <-chan struc
 	all := make([]*record, 0, len(r.workers))
 	candidates := make([]Candidate, 0, len(r.workers))
 	for _, w := range r.workers {
+		if w.lost {
+			continue
+		}
 		c := w.candidate
 		c.Age = now.Sub(w.seen)
 		all = append(all, w)
@@ -152,7 +184,7 @@ func (r *registry) states(now time.Time) []state {
 		switch {
 		case s.age > remembered*r.expiry:
 			continue
-		case s.age > r.expiry:
+		case s.age > r.expiry || w.lost:
 			s.what = "silent"
 		case w.candidate.Draining:
 			s.what = "draining"

@@ -30,7 +30,7 @@ func TestExpiry(t *testing.T) {
 		}
 		return s[0].what
 	}
-	if c := r.beat(beatOf("w1"), auth.Pin{}, t0); c != registered {
+	if c := r.beat(beatOf("w1"), auth.Pin{}, nil, t0); c != registered {
 		t.Errorf("first: %q", c)
 	}
 	for _, tt := range []struct {
@@ -48,24 +48,24 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("%v: %q, want %q", tt.at, got, tt.route)
 		}
 	}
-	if c := r.beat(beatOf("w1"), auth.Pin{}, t0.Add(time.Minute)); c != registered {
+	if c := r.beat(beatOf("w1"), auth.Pin{}, nil, t0.Add(time.Minute)); c != registered {
 		t.Errorf("back: %q", c)
 	}
 	drained := beatOf("w1")
 	drained.Draining = true
-	if c := r.beat(drained, auth.Pin{}, t0.Add(time.Minute)); c != draining || what(time.Minute) != "draining" {
+	if c := r.beat(drained, auth.Pin{}, nil, t0.Add(time.Minute)); c != draining || what(time.Minute) != "draining" {
 		t.Errorf("draining: %q, %q", c, what(time.Minute))
 	}
-	if c := r.beat(beatOf("w1"), auth.Pin{}, t0.Add(time.Minute)); c != resumed {
+	if c := r.beat(beatOf("w1"), auth.Pin{}, nil, t0.Add(time.Minute)); c != resumed {
 		t.Errorf("resumed: %q", c)
 	}
-	if c := r.beat(beatOf("w1"), auth.Pin{1}, t0.Add(time.Minute)); c != moved {
+	if c := r.beat(beatOf("w1"), auth.Pin{1}, nil, t0.Add(time.Minute)); c != moved {
 		t.Errorf("new key: %q", c)
 	}
-	if c := r.beat(beatOf("w1"), auth.Pin{1}, t0.Add(time.Minute)); c != unchanged {
+	if c := r.beat(beatOf("w1"), auth.Pin{1}, nil, t0.Add(time.Minute)); c != unchanged {
 		t.Errorf("same: %q", c)
 	}
-	r.beat(beatOf("w2"), auth.Pin{}, t0.Add(time.Hour))
+	r.beat(beatOf("w2"), auth.Pin{}, nil, t0.Add(time.Hour))
 	if len(r.workers) != 1 {
 		t.Errorf("%d workers are kept, one of which has been gone for an hour", len(r.workers))
 	}

@@ -113,16 +113,20 @@ func newSite(t *testing.T, change func(*Options)) *site {
 	return x
 }
 
-// credentials makes one for each identity that has none yet.
-func (x *site) credentials(ids []auth.Identity) *auth.Credentials {
-	x.t.Helper()
-	var list []auth.Credential
+// list makes a credential for each identity, which is its holder's from then on.
+func (x *site) list(ids []auth.Identity) (list []auth.Credential) {
 	for _, id := range ids {
 		secret, hash := auth.NewCredential()
 		x.secrets[id.Subject] = secret
 		list = append(list, auth.Credential{Hash: hash, Identity: id})
 	}
-	c, err := auth.NewCredentials(list)
+	return list
+}
+
+// credentials makes them for all.
+func (x *site) credentials(ids []auth.Identity) *auth.Credentials {
+	x.t.Helper()
+	c, err := auth.NewCredentials(x.list(ids))
 	if err != nil {
 		x.t.Fatal(err)
 	}

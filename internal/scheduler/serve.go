@@ -70,6 +70,7 @@ func (s *Scheduler) grpcServer(cert *tls.Config) (*grpc.Server, *health.Server) 
 		grpc.Creds(credentials.NewTLS(cert)),
 		grpc.UnaryInterceptor(s.authenticate),
 		grpc.StreamInterceptor(noStreams),
+		grpc.StatsHandler(connections{s}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxStreams),

@@ -97,8 +97,12 @@ func New(opt Options) (*Scheduler, error) {
 }
 
 // SetCredentials replaces all credentials. Tokens that are out stay good until
-// they expire; a worker whose credential has gone does so at its next heartbeat.
-func (s *Scheduler) SetCredentials(c *auth.Credentials) { s.credentials.Store(c) }
+// they expire. A worker whose credentials have all gone gets no more clients; one
+// that has got a new one instead comes back by its next heartbeat.
+func (s *Scheduler) SetCredentials(c *auth.Credentials) {
+	before := s.credentials.Swap(c)
+	s.registry.drop(c.Revoked(before, auth.Worker))
+}
 
 // Route implements SchedulerService.
 func (s *Scheduler) Route(ctx context.Context, req *schedulerv1.RouteRequest) (*schedulerv1.RouteResponse, error) {
@@ -211,7 +215,7 @@ func (s *Scheduler) Heartbeat(ctx context.Context, req *schedulerv1.HeartbeatReq
 		s.metrics.heartbeats.Inc("invalid")
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if c := s.registry.beat(req, pin, time.Now()); c != unchanged {
+	if c := s.registry.beat(req, pin, connectionOf(ctx, req.Worker), time.Now()); c != unchanged {
 		s.log.LogAttrs(ctx, slog.LevelInfo, "worker", slog.String("what", string(c)), slog.String("worker", req.Worker),
 			slog.String("address", req.Address), slog.String("platform", req.Platform), slog.String("version", req.Version),
 			slog.String("tls_pin", pin.String()), slog.Uint64("capacity", uint64(req.Capacity)))

@@ -3,12 +3,14 @@ package scheduler
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -429,8 +431,76 @@ func TestSetCredentials(t *testing.T) {
 	if err := ask(old); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("the old credential: %v", err)
 	}
+	// Its worker had a credential of before, too.
+	if err := ask(x.as("alice")); status.Code(err) != codes.Unavailable {
+		t.Errorf("the new one, and a worker whose credential has gone: %v", err)
+	}
+	x.report(conn, beatOf("w1"))
 	if err := ask(x.as("alice")); err != nil {
 		t.Errorf("the new one: %v", err)
+	}
+	// One that has another credential left stays.
+	second := x.secrets["w1"]
+	list := append([]auth.Credential{{Hash: sha256.Sum256([]byte(second)), Identity: auth.Identity{Role: auth.Worker, Subject: "w1"}}}, x.list(identities)...)
+	both, err := auth.NewCredentials(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.s.SetCredentials(both)
+	one, err := auth.NewCredentials(list[1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.s.SetCredentials(one)
+	if err := ask(x.as("alice")); err != nil {
+		t.Errorf("a worker with one credential less: %v", err)
+	}
+}
+
+// TestLostConnection: a worker whose connection ends gets no clients until it
+// reports by another, however much later it would have been silent for too long.
+func TestLostConnection(t *testing.T) {
+	x := newSite(t, nil)
+	client := schedulerv1.NewSchedulerServiceClient(x.dial())
+	ask := func() codes.Code {
+		_, err := client.Route(x.as("alice"), &schedulerv1.RouteRequest{Image: imageA, Platform: amd64})
+		return status.Code(err)
+	}
+	old := x.dial()
+	x.report(old, beatOf("w1"))
+	x.report(x.dial(), beatOf("w2"))
+	if c := ask(); c != codes.OK {
+		t.Fatal(c)
+	}
+	x.report(x.dial(), beatOf("w1"))
+	// By the connection of before it has not reported last.
+	_ = old.Close()
+	gone := x.dial()
+	x.report(gone, beatOf("w2"))
+	_ = gone.Close()
+	for x.s.registry.states(time.Now())[1].what != "silent" {
+		if t.Context().Err() != nil {
+			t.Fatal("w2 is not lost")
+		}
+		runtime.Gosched()
+	}
+	if what := x.s.registry.states(time.Now())[0].what; what != "ready" {
+		t.Errorf("w1 is %s", what)
+	}
+	last := x.dial()
+	x.report(last, beatOf("w1"))
+	_ = last.Close()
+	for ask() != codes.Unavailable {
+		if t.Context().Err() != nil {
+			t.Fatal("w1 is not lost")
+		}
+	}
+	x.report(x.dial(), beatOf("w2"))
+	if c := ask(); c != codes.OK {
+		t.Errorf("back again: %v", c)
+	}
+	if text := x.log.String(); !strings.Contains(text, "what=lost worker=w1") || !strings.Contains(text, "what=registered worker=w2") {
+		t.Errorf("%s", text)
 	}
 }
 
@@ -497,7 +567,7 @@ func FuzzHeartbeat(f *testing.F) {
 		}
 		r := newRegistry(time.Minute)
 		now := time.Now()
-		r.beat(req, p, now)
+		r.beat(req, p, nil, now)
 		best, _, err := r.route(&Query{Tenant: tenant, Image: image, Platform: platform}, 3, now)
 		var full *OverloadError
 		if err != nil && !errors.As(err, &full) || err == nil && best[0].name != worker {

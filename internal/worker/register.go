@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -100,6 +101,7 @@ func newRegistrar(s *Service, r Registration) (*registrar, error) {
 // run reports until ctx ends, and then once more: that the worker drains.
 func (r *registrar) run(ctx context.Context) {
 	defer func() { _ = r.conn.Close() }() // no call is left
+	go r.watch(ctx)
 	interval := firstInterval
 	for {
 		told, err := r.beat(ctx)
@@ -119,6 +121,21 @@ func (r *registrar) run(ctx context.Context) {
 		case <-t.C:
 		case <-r.now:
 			t.Stop()
+		}
+	}
+}
+
+// watch asks for a heartbeat whenever the connection has ended, since the scheduler
+// sends nobody here until it hears of the worker by another. It ends with ctx, or
+// with the connection.
+func (r *registrar) watch(ctx context.Context) {
+	for state := r.conn.GetState(); r.conn.WaitForStateChange(ctx, state); {
+		before := state
+		if state = r.conn.GetState(); state == connectivity.Shutdown {
+			return
+		}
+		if before == connectivity.Ready && state != connectivity.Ready {
+			r.soon()
 		}
 	}
 }

@@ -111,7 +111,7 @@ func TestWorkersShare(t *testing.T) {
 	if len(rows) != 2 {
 		t.Fatalf("%d rows", len(rows))
 	}
-	if a, b := rows[0], rows[1]; a.Cache != audit.Hit || a.Tier != "near" || a.Signer != "w1" || !a.Accepted || len(a.Inputs) != 3 || b.Tier != "" || b.Signer != "" ||
+	if a, b := rows[0], rows[1]; a.Cache != audit.Hit || a.Tier != "near" || a.Signer != "w1" || !a.Offered || a.Accepted || len(a.Inputs) != 3 || b.Tier != "" || b.Signer != "" ||
 		a.Action != b.Action || a.Outputs[0].Digest != b.Outputs[0].Digest {
 		t.Errorf("%+v\n%+v", a, b)
 	}
