@@ -162,6 +162,7 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 			MemoryBytes: c.Limits.Memory, Processes: c.Limits.Processes, FileBytes: c.Limits.File, DiskBytes: c.Limits.Disk,
 			StdioBytes: c.Limits.Stdio, Time: c.Limits.Time,
 		},
+		Quotas:  worker.Quotas{Compiles: c.Limits.TenantCompiles, UploadRate: c.Limits.TenantUploadRate},
 		Metrics: metrics, Log: logger,
 	})
 	if err != nil {

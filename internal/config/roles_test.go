@@ -197,6 +197,8 @@ func TestWorkerErrors(t *testing.T) {
 		{"machine too large", "vcpus = 2", "vcpus = 2\nmachine_vcpus = 3", "sessions.machine_vcpus is 3, more than sessions.vcpus, 2"},
 		{"memory too small", "memory_mib = 4096", "memory_mib = 4096\nmachine_memory_mib = 5000", "no machine would fit"},
 		{"stdio", "memory = \"1GiB\"", "stdio = \"5MiB\"", "limits.stdio is 5MiB: must be 4MiB at most"},
+		{"upload rate", "memory = \"1GiB\"", "tenant_upload_rate = \"100kB\"", "limits.tenant_upload_rate is 100kB: must be 1MiB at least"},
+		{"tenant's compiles", "memory = \"1GiB\"", "tenant_compiles = 0", "limits.tenant_compiles"},
 		{"runtime", "name = \"w1\"", "runtime = \"process\"", "must be one of firecracker"},
 		{"mirror", "docker.io=mirror.example.com/hub", "mirror.example.com", "must be REGISTRY=MIRROR"},
 		{"advertise", "w1.example.com:9", "w1.example.com", "advertise is w1.example.com: must be an address"},

@@ -77,7 +77,7 @@ type Worker struct {
 		// old it gets.
 		Idle, Lifetime time.Duration
 	}
-	// Limits are those of one compile.
+	// Limits are those of one compile, but for the tenant's.
 	Limits struct {
 		Memory    int64 // bytes, of all its processes and files
 		Processes int   // at a time, threads included
@@ -85,6 +85,11 @@ type Worker struct {
 		Disk      int64 // bytes, of all its files, inputs included
 		Stdio     int64 // bytes, stdout and stderr together
 		Time      time.Duration
+		// TenantCompiles is how many compiles of one tenant may be under way or
+		// wait; TenantUploadRate is how many bytes a second all of its clients may
+		// send in the long run, 0 for no bound.
+		TenantCompiles   int
+		TenantUploadRate int64
 	}
 	Audit struct {
 		Dir string
@@ -145,6 +150,7 @@ func (w *Worker) setDefaults() {
 	w.Limits.Disk = 1 << 30
 	w.Limits.Stdio = maxStdio
 	w.Limits.Time = 10 * time.Minute
+	w.Limits.TenantCompiles = 1024
 	w.Log = Log{Level: slog.LevelInfo, Format: "text"}
 }
 
@@ -265,23 +271,31 @@ func (w *Worker) keys() []key {
 		intKey("limits.processes", "HPCC_WORKER_LIMITS_PROCESSES", &l.Processes, 1, 4096, number, "processes of one compile, threads included"),
 		sizeKey("limits.file", "HPCC_WORKER_LIMITS_FILE", &l.File, "size of one output"),
 		sizeKey("limits.disk", "HPCC_WORKER_LIMITS_DISK", &l.Disk, "size of all files of one compile, inputs included"),
-		limited(sizeKey("limits.stdio", "HPCC_WORKER_LIMITS_STDIO", &l.Stdio, "size of stdout and stderr together, 4MiB at most"),
-			&l.Stdio, maxStdio),
+		ranged(sizeKey("limits.stdio", "HPCC_WORKER_LIMITS_STDIO", &l.Stdio, "size of stdout and stderr together, 4MiB at most"),
+			&l.Stdio, 1, maxStdio),
 		durationKey("limits.time", "HPCC_WORKER_LIMITS_TIME", &l.Time, time.Second, 2*time.Hour, "wall time of one compile"),
+		intKey("limits.tenant_compiles", "HPCC_WORKER_LIMITS_TENANT_COMPILES", &l.TenantCompiles, 1, 2048, number,
+			"compiles of one tenant that are under way or wait"),
+		optional(ranged(sizeKey("limits.tenant_upload_rate", "HPCC_WORKER_LIMITS_TENANT_UPLOAD_RATE", &l.TenantUploadRate,
+			"bytes a second that one tenant's clients may send in the long run, 1MiB at least; empty for any"),
+			&l.TenantUploadRate, 1<<20, 1<<40), &l.TenantUploadRate),
 		pathKey("audit.dir", "HPCC_WORKER_AUDIT_DIR", &w.Audit.Dir, "directory of the audit log; by default audit in state_dir"),
 	}, logKeys(&w.Log))
 }
 
-// limited is k, a size, with a largest value.
-func limited(k key, dst *int64, high int64) key {
+// ranged is k, a size, with a least and a largest value.
+func ranged(k key, dst *int64, low, high int64) key {
 	set := k.set
 	k.set = func(v any) error {
 		before := *dst
 		if err := set(v); err != nil {
 			return err
 		}
-		if *dst > high {
+		if got := *dst; got < low || got > high {
 			*dst = before
+			if got < low {
+				return fmt.Errorf("must be %s at least", FormatSize(low))
+			}
 			return fmt.Errorf("must be %s at most", FormatSize(high))
 		}
 		return nil

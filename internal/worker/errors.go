@@ -56,6 +56,7 @@ const spoolRetry = 5 * time.Second
 func toStatus(err error) error {
 	var (
 		full    *vm.FullError
+		over    *QuotaError
 		image   *ImageError
 		guest   *agentapi.GuestError
 		lost    *agentapi.LostError
@@ -69,6 +70,8 @@ func toStatus(err error) error {
 	switch {
 	case errors.As(err, &full):
 		return retryLater(full.RetryAfter, full)
+	case errors.As(err, &over):
+		return retryLater(over.RetryAfter, over)
 	case errors.Is(err, errSpoolFull):
 		return retryLater(spoolRetry, errSpoolFull)
 	case errors.As(err, &image), errors.As(err, &refused):

@@ -32,16 +32,18 @@ const (
 )
 
 type metrics struct {
-	compiles, refusals, blobs, bytes, storeErrors, sharedHits *telemetry.Counter
-	seconds                                                   *telemetry.Histogram
+	compiles, refusals, overQuota, blobs, bytes, storeErrors, sharedHits *telemetry.Counter
+	seconds                                                              *telemetry.Histogram
 }
 
 func newMetrics(r *telemetry.Registry, s *Service) *metrics {
 	m := &metrics{
 		compiles: r.Counter("hpcc_worker_compiles_total", "Jobs by what became of them.", "tenant", "outcome"),
 		refusals: r.Counter("hpcc_worker_refusals_total", "Calls that ended with an error, by its code.", "code"),
-		blobs:    r.Counter("hpcc_worker_transferred_blobs_total", "Inputs that crossed, by direction.", "tenant", "direction"),
-		bytes:    r.Counter("hpcc_worker_transferred_bytes_total", "Bytes of inputs and outputs that crossed, uncompressed, by direction.", "tenant", "direction"),
+		overQuota: r.Counter("hpcc_worker_quota_refusals_total",
+			"Calls that were sent away because their tenant had reached a quota, by its name.", "tenant", "quota"),
+		blobs: r.Counter("hpcc_worker_transferred_blobs_total", "Inputs that crossed, by direction.", "tenant", "direction"),
+		bytes: r.Counter("hpcc_worker_transferred_bytes_total", "Bytes of inputs and outputs that crossed, uncompressed, by direction.", "tenant", "direction"),
 		storeErrors: r.Counter("hpcc_worker_store_errors_total",
 			"Results that could not be stored."),
 		sharedHits: r.Counter("hpcc_worker_shared_hits_total", "Hits whose result was fetched from a shared cache, by its name.", "tenant", "tier"),

@@ -30,6 +30,11 @@ func (c *compile) receive(j *checked) error {
 			needed.Blobs = append(needed.Blobs, wireDigest(d))
 		}
 	}
+	// Before it is asked for: what is sent away has sent nothing.
+	meter, err := c.quotas.upload(c.live, c.task.Tenant, total)
+	if err != nil {
+		return c.overQuota(c.task.Tenant, err)
+	}
 	if err := c.stream.Send(&workerv1.CompileResponse{Kind: &workerv1.CompileResponse_Needed{Needed: needed}}); err != nil {
 		return err
 	}
@@ -39,7 +44,7 @@ func (c *compile) receive(j *checked) error {
 	timeout := time.NewTimer(uploadPatience + time.Duration(total/uploadRate)*time.Second)
 	defer timeout.Stop()
 	for _, d := range missing {
-		if err := c.receiveBlob(d, timeout.C); err != nil {
+		if err := c.receiveBlob(d, meter, timeout.C); err != nil {
 			return err
 		}
 	}
@@ -48,7 +53,7 @@ func (c *compile) receive(j *checked) error {
 }
 
 // receiveBlob takes one blob's chunks, and stores it if it is the one.
-func (c *compile) receiveBlob(d digest.Digest, timeout <-chan time.Time) error {
+func (c *compile) receiveBlob(d digest.Digest, meter *meter, timeout <-chan time.Time) error {
 	few := int64(smallBytes)
 	s := c.memory.spool(c.store.TempDir(), &few)
 	defer s.close()
@@ -68,6 +73,9 @@ func (c *compile) receiveBlob(d digest.Digest, timeout <-chan time.Time) error {
 		data := blob.Blob.GetData()
 		if len(data) > workerv1.ChunkSize || len(data) == 0 && d.Size() > 0 || s.size+int64(len(data)) > d.Size() {
 			return failf(codes.InvalidArgument, "a chunk of %d bytes, with %d of blob %s to come", len(data), d.Size()-s.size, d)
+		}
+		if err := meter.take(c.live, len(data)); err != nil {
+			return err
 		}
 		hash.Write(data)
 		c.metrics.bytes.Add(float64(len(data)), c.task.Tenant, fromClient)

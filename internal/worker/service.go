@@ -61,6 +61,8 @@ type Options struct {
 	Limits agentapi.Limits
 	// MaxStreams bounds the compiles that are under way or wait; 0 is 2048.
 	MaxStreams int
+	// Quotas are each tenant's.
+	Quotas Quotas
 
 	Metrics *telemetry.Registry
 	Log     *slog.Logger
@@ -76,6 +78,7 @@ type Service struct {
 	memory  *memory
 	flights flights
 	fits    fits
+	quotas  quotas
 	metrics *metrics
 	started time.Time
 
@@ -100,6 +103,12 @@ func New(opt Options) (*Service, error) {
 	if opt.MaxStreams <= 0 {
 		opt.MaxStreams = defaultStreams
 	}
+	if opt.Quotas.Compiles <= 0 {
+		opt.Quotas.Compiles = max(1, opt.MaxStreams/2)
+	}
+	if opt.Quotas.UploadRate < 0 || opt.Quotas.UploadRate > maxUploadRate || opt.Quotas.UploadRate > 0 && opt.Quotas.UploadRate < leastUploadRate {
+		return nil, fmt.Errorf("worker: an upload rate of %d bytes a second: want %d to %d", opt.Quotas.UploadRate, leastUploadRate, int64(maxUploadRate))
+	}
 	if opt.Limits.Time <= 0 {
 		opt.Limits.Time = defaultTime
 	}
@@ -107,7 +116,7 @@ func New(opt Options) (*Service, error) {
 		opt.Limits.StdioBytes = workerv1.MaxStdio
 	}
 	s := &Service{
-		opt: opt, memory: newMemory(), started: time.Now().UTC(),
+		opt: opt, memory: newMemory(), started: time.Now().UTC(), quotas: quotas{Quotas: opt.Quotas},
 		stores: stores{dir: filepath.Join(opt.Dir, "tenants"), maxBytes: opt.StoreBytes, makeShared: opt.Shared},
 	}
 	s.metrics = newMetrics(opt.Metrics, s)
@@ -150,8 +159,8 @@ func (s *Service) authenticate(ctx context.Context) (auth.Task, error) {
 	return task, nil
 }
 
-// begin counts a stream in, unless there are too many or the worker drains.
-func (s *Service) begin() (end func(), err error) {
+// begin counts a tenant's call in, unless there are too many or the worker drains.
+func (s *Service) begin(tenant string) (end func(), err error) {
 	if s.Draining() {
 		return nil, failf(codes.Unavailable, "this worker is being drained: ask the scheduler for another")
 	}
@@ -159,7 +168,24 @@ func (s *Service) begin() (end func(), err error) {
 		s.streams.Add(-1)
 		return nil, retryLater(time.Second, fmt.Errorf("%d compiles are under way already", s.opt.MaxStreams))
 	}
-	return func() { s.streams.Add(-1) }, nil
+	leave, err := s.quotas.begin(tenant)
+	if err != nil {
+		s.streams.Add(-1)
+		return nil, s.overQuota(tenant, err)
+	}
+	return func() {
+		leave()
+		s.streams.Add(-1)
+	}, nil
+}
+
+// overQuota counts a quota that was reached.
+func (s *Service) overQuota(tenant string, err error) error {
+	var over *QuotaError
+	if errors.As(err, &over) {
+		s.metrics.overQuota.Inc(tenant, over.Quota)
+	}
+	return err
 }
 
 // Compile implements the service.
@@ -182,7 +208,7 @@ func (s *Service) newCompile(stream grpc.BidiStreamingServer[workerv1.CompileReq
 	if err != nil {
 		return nil, err
 	}
-	end, err := s.begin()
+	end, err := s.begin(task.Tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +237,7 @@ func (s *Service) describe(ctx context.Context, r *workerv1.DescribeRequest) (*w
 	if err != nil {
 		return nil, err
 	}
-	end, err := s.begin()
+	end, err := s.begin(task.Tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -132,6 +132,7 @@ var owners = []struct{ library, owner, why string }{
 	{"github.com/go-jose/go-jose", "internal/auth", "one package reads tokens that strangers send"},
 	{"github.com/prometheus/client_golang", "internal/telemetry", "one package knows how numbers are shown, and bounds their labels"},
 	{"github.com/aws/aws-sdk-go-v2", "internal/store/s3store internal/store/kms", "one package talks to buckets and one to KMS; 10 MB, and 4 ms of start"},
+	{"golang.org/x/time", "internal/worker", "one package counts what a tenant takes"},
 	{"google.golang.org/protobuf", "internal/scheduler internal/worker", "reflection costs 0.6 ms of every compile"},
 	{"google.golang.org/grpc", "internal/agentapi internal/remote internal/scheduler internal/wirezip internal/worker test/lab/puppet", "what a guest can say is decoded in one place, and what a worker can; costs 1.5 ms of start"},
 }
