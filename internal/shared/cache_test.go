@@ -726,7 +726,8 @@ func TestSealedStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, blobs := testEntry("a.c", []byte("object"), noise(maxPacked+1, 1))
+	alice.packed = 1000
+	e, blobs := testEntry("a.c", []byte("object"), noise(2000, 1))
 	fill(t, far, alice, e, blobs)
 	var names []string
 	err = bucket.List(t.Context(), "", func(i store.Info) error {
@@ -936,4 +937,51 @@ func TestManyAtOnce(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A tier that has a bound is kept to it by who writes there: what was not used for
+// longest goes, and what is new stays.
+func TestTierIsKeptToItsSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alice := testSigner(t, "alice")
+		far := store.NewMemory(0)
+		const size, most = 100_000, 5_000_000
+		c := newCache(t, Options{Signer: alice, Tiers: []Tier{{Name: "far", Store: far, Write: true, MaxBytes: most}}})
+		build := func(age string) {
+			for i := range 40 {
+				e, blobs := testEntry(fmt.Sprint(age, i, ".c"), noise(size, byte(i)))
+				c.Put(digest.NewKey(age).Field("i", fmt.Sprint(i)).Sum(), "", e, blobs)
+				drain(t, c)
+			}
+			synctest.Wait()
+		}
+		has := func(age string) (n int) {
+			for i := range 40 {
+				e, _ := testEntry(fmt.Sprint(age, i, ".c"), noise(size, byte(i)))
+				if c.Result(t.Context(), e.Action.Key()) != nil {
+					n++
+				}
+			}
+			return n
+		}
+		build("old")
+		if n := has("old"); n != 40 {
+			t.Fatalf("%d of 40 after the first build", n)
+		}
+		time.Sleep(touchAfter / 2)
+		build("new")
+		if n := has("new"); n != 40 {
+			t.Errorf("%d of 40 new results are there", n)
+		}
+		if n := has("old"); n == 40 {
+			t.Error("nothing was evicted")
+		}
+		s := c.Stats().Tiers[0]
+		if s.Eviction == nil || s.Eviction.Removed == 0 || s.Eviction.Error != "" {
+			t.Errorf("counted %+v", s.Eviction)
+		}
+		if far.Bytes() > most*12/10 {
+			t.Errorf("it holds %d bytes", far.Bytes())
+		}
+	})
 }

@@ -168,11 +168,15 @@ func bomb(t testing.TB, size int) []byte {
 // TestHostileStore puts into a store what somebody with every right to it might,
 // and reads: each time a miss under the right reason, and nothing else.
 func TestHostileStore(t *testing.T) {
+	const largest = 4000
 	alice, stranger, fired, client := testSigner(t, "alice"), testSigner(t, "stranger"), testSigner(t, "fired"), testSigner(t, "client")
+	for _, s := range []*Signer{alice, stranger, fired, client} {
+		s.packed = largest
+	}
 	trust := trustOf(t, true, alice.Line(RoleWorker), fired.Line(RoleWorker)+" revoked", client.Line(RoleClient))
 
-	entry, blobs := testEntry("a.c", []byte("object"), noise(maxPacked+1000, 7))
-	large := digest.Of(noise(maxPacked+1000, 7))
+	entry, blobs := testEntry("a.c", []byte("object"), noise(largest+1000, 7))
+	large := digest.Of(noise(largest+1000, 7))
 	key, name := entry.Action.Key(), ResultName("default", entry.Action.Key())
 	sealed := func(s *Signer, tenant string) *packed {
 		p, err := s.seal(tenant, entry, blobs)
@@ -208,6 +212,8 @@ func TestHostileStore(t *testing.T) {
 		b[at] ^= 1
 		return b
 	}
+
+	bombed := bomb(t, 4*maxEntry)
 
 	type hostile struct {
 		name   string
@@ -270,9 +276,9 @@ func TestHostileStore(t *testing.T) {
 		{"many blobs", ReasonDamaged, "", resealed(binary.AppendUvarint(nil, 1<<40))},
 		{"fewer blobs than said", ReasonDamaged, "", resealed(append([]byte{2}, h.body[1:]...))},
 		{"more blobs than said", ReasonDamaged, "", resealed(append([]byte{0}, h.body[1:]...))},
-		{"a bomb for an entry", ReasonDamaged, "", resealed(appendFrame([]byte{0}, methodZstd, maxEntry, bomb(t, 4*maxEntry)))},
-		{"a bomb larger than an entry", ReasonDamaged, "", resealed(appendFrame([]byte{0}, methodZstd, 4*maxEntry, bomb(t, 4*maxEntry)))},
-		{"a bomb for a blob", ReasonDamaged, "", resealed(appendFrame(append([]byte{1}, entryPart(entry)...), methodZstd, 1<<30, bomb(t, 4*maxEntry)))},
+		{"a bomb for an entry", ReasonDamaged, "", resealed(appendFrame([]byte{0}, methodZstd, maxEntry, bombed))},
+		{"a bomb larger than an entry", ReasonDamaged, "", resealed(appendFrame([]byte{0}, methodZstd, 4*maxEntry, bombed))},
+		{"a bomb for a blob", ReasonDamaged, "", resealed(appendFrame(append([]byte{1}, entryPart(entry)...), methodZstd, 1<<30, bombed))},
 		{"an unknown compression", ReasonDamaged, "", resealed(appendFrame([]byte{0}, 9, 3, []byte("abc")))},
 		{"a missing blob", ReasonIncomplete, BlobName("default", large), func(s store.Store) {
 			if err := s.Delete(t.Context(), BlobName("default", large)); err != nil {
@@ -280,19 +286,19 @@ func TestHostileStore(t *testing.T) {
 			}
 		}},
 		{"a wrong blob", ReasonTampered, BlobName("default", large), func(s store.Store) {
-			put(t, s, BlobName("default", large), box(boxBlob, noise(maxPacked+1000, 8)))
+			put(t, s, BlobName("default", large), box(boxBlob, noise(largest+1000, 8)))
 		}},
 		{"a blob of another kind", ReasonDamaged, BlobName("default", large), func(s store.Store) {
-			put(t, s, BlobName("default", large), box(boxManifest, noise(maxPacked+1000, 7)))
+			put(t, s, BlobName("default", large), box(boxManifest, noise(largest+1000, 7)))
 		}},
 		{"a short blob", ReasonTampered, BlobName("default", large), func(s store.Store) {
 			put(t, s, BlobName("default", large), box(boxBlob, []byte("short")))
 		}},
 		{"a blob too large", ReasonDamaged, BlobName("default", large), func(s store.Store) {
-			put(t, s, BlobName("default", large), make([]byte, maxPacked+2000))
+			put(t, s, BlobName("default", large), make([]byte, largest+2000))
 		}},
 		{"a bomb for a large blob", ReasonDamaged, BlobName("default", large), func(s store.Store) {
-			put(t, s, BlobName("default", large), appendFrame(append([]byte(magic), boxBlob[:]...), methodZstd, int(large.Size()), bomb(t, 4*maxEntry)))
+			put(t, s, BlobName("default", large), appendFrame(append([]byte(magic), boxBlob[:]...), methodZstd, int(large.Size()), bomb(t, maxEntry)))
 		}},
 	}
 	for _, c := range cases {
@@ -381,12 +387,13 @@ func TestHostileManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	bombed := bomb(t, 8*action.MaxManifest)
 	head := append([]byte(magic), boxManifest[:]...)
 	for what, body := range map[string][]byte{
 		"empty": nil, "text": []byte("<Error/>"), "truncated": right[:len(right)-1], "moved": moved,
 		"too large":           make([]byte, maxManifestObject+1),
-		"a bomb":              appendFrame(head, methodZstd, action.MaxManifest, bomb(t, 8*action.MaxManifest)),
-		"a bomb that says so": appendFrame(head, methodZstd, 8*action.MaxManifest, bomb(t, 8*action.MaxManifest)),
+		"a bomb":              appendFrame(head, methodZstd, action.MaxManifest, bombed),
+		"a bomb that says so": appendFrame(head, methodZstd, 8*action.MaxManifest, bombed),
 		"not a record":        box(boxManifest, []byte("not a record")),
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -119,7 +119,7 @@ func (s *Signer) seal(tenant string, e *action.Entry, blobs map[digest.Digest][]
 	// The smallest first, so that most are in the pack.
 	slices.SortStableFunc(outputs, func(x, y digest.Digest) int { return len(parts[x]) - len(parts[y]) })
 	n, size := 0, 0
-	for n < len(outputs) && size+len(parts[outputs[n]]) <= maxPacked {
+	for n < len(outputs) && size+len(parts[outputs[n]]) <= s.packed {
 		size += len(parts[outputs[n]])
 		n++
 	}

@@ -33,12 +33,13 @@ type Signer struct {
 	key    ed25519.PrivateKey
 	public PublicKey
 	name   string
+	packed int // maxPacked; less where a test is to be quick
 }
 
 // NewSigner makes a signer of a private key, which is Ed25519's seed of 32 bytes or
 // the 64 of ed25519.PrivateKey. name is what people call it.
 func NewSigner(key []byte, name string) (*Signer, error) {
-	s := &Signer{name: name}
+	s := &Signer{name: name, packed: maxPacked}
 	switch len(key) {
 	case ed25519.SeedSize:
 		s.key = ed25519.NewKeyFromSeed(key)
