@@ -39,13 +39,13 @@ func readDir(dir string, most int) (list []dirEntry, complete bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	defer syscall.Close(fd)
+	defer func() { _ = syscall.Close(fd) }()
 	room := listRooms.Get().(*listRoom)
 	defer listRooms.Put(room)
 	room.names, room.ends, room.kinds = room.names[:0], room.ends[:0], room.kinds[:0]
 	for len(room.ends) < most {
 		n, err := syscall.ReadDirent(fd, room.buffer[:])
-		if err == syscall.EINTR { //nolint:errorlint // an Errno as it is
+		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil || n == 0 {
@@ -96,7 +96,7 @@ func (r *listRoom) take(entries []byte) {
 func open(path string, flags int) (fd int, err error) {
 	for {
 		fd, err = syscall.Open(path, flags, 0)
-		if err != syscall.EINTR { //nolint:errorlint // an Errno as it is
+		if err != syscall.EINTR {
 			return fd, err
 		}
 	}
