@@ -32,7 +32,7 @@ type GuardOptions struct {
 // of wall time together.
 //
 // ErrDenied opens the circuit too, since credentials do not heal by asking for each
-// object; but only for calls of the same kind (reads, writes, listings): whoever may
+// object; but only for calls of the same kind (reads, writes, listings, removals): whoever may
 // not write may well read.
 //
 // No other error says that the next call would fail: objects that are absent, have
@@ -66,10 +66,11 @@ const (
 	reading kind = iota
 	writing
 	listing
+	removing // who evicts may need a right that who writes has not
 	kinds
 )
 
-func (k kind) String() string { return [kinds]string{"reads", "writes", "listings"}[k] }
+func (k kind) String() string { return [kinds]string{"reads", "writes", "listings", "removals"}[k] }
 
 // epoch is a time in which the store is not away.
 type epoch struct {

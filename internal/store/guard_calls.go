@@ -37,7 +37,7 @@ func (g *Guarded) Touch(ctx context.Context, name string) error {
 }
 
 func (g *Guarded) Delete(ctx context.Context, name string) error {
-	return g.call(ctx, writing, g.opt.Write, func(ctx context.Context) error { return g.store.Delete(ctx, name) })
+	return g.call(ctx, removing, g.opt.Write, func(ctx context.Context) error { return g.store.Delete(ctx, name) })
 }
 
 // DeleteMany removes objects in calls of at most a thousand, as many as S3 takes.
@@ -46,7 +46,7 @@ func (g *Guarded) DeleteMany(ctx context.Context, names []string) error {
 		some := names[:min(len(names), 1000)]
 		names = names[len(some):]
 		// A thousand are a lot of work: a listing's time.
-		err := g.call(ctx, writing, g.opt.List, func(ctx context.Context) error { return DeleteMany(ctx, g.store, some) })
+		err := g.call(ctx, removing, g.opt.List, func(ctx context.Context) error { return DeleteMany(ctx, g.store, some) })
 		if err != nil {
 			return err
 		}
@@ -54,10 +54,23 @@ func (g *Guarded) DeleteMany(ctx context.Context, names []string) error {
 	return nil
 }
 
+// clockKey is the key of a context's value: a function that stops the clock of a
+// listing, and returns one that starts it anew.
+type clockKey struct{}
+
+// goesOn tells a guard above that a listing has come to an object, although nobody
+// is shown it yet.
+func goesOn(ctx context.Context) {
+	if stop, ok := ctx.Value(clockKey{}).(func() func()); ok {
+		stop()()
+	}
+}
+
 // List gives the store its time anew for each object.
 func (g *Guarded) List(ctx context.Context, prefix string, visit func(Info) error) error {
 	var stopped error
 	err := g.watch(ctx, listing, g.opt.List, func(ctx context.Context, stop func() func()) error {
+		ctx = context.WithValue(ctx, clockKey{}, stop)
 		err := g.store.List(ctx, prefix, func(i Info) error {
 			defer stop()()
 			stopped = visit(i)

@@ -61,7 +61,7 @@ func (g *Guarded) ask() (well bool) {
 	}
 	g.pause = min(2*g.pause, g.opt.LastProbe)
 	g.until = time.Now().Add(g.pause)
-	for _, e := range []**AwayError{&g.away, &g.denied[reading], &g.denied[writing], &g.denied[listing]} {
+	for _, e := range []**AwayError{&g.away, &g.denied[reading], &g.denied[writing], &g.denied[listing], &g.denied[removing]} {
 		if *e != nil {
 			later := **e // callers may hold the old one
 			later.Until = g.until
@@ -100,7 +100,7 @@ func (g *Guarded) answered(k kind, err error) bool {
 
 // try makes a call of a kind that changes nothing.
 func (g *Guarded) try(k kind) (err error) {
-	limit := [kinds]time.Duration{g.opt.Read, g.opt.Write, g.opt.List}[k]
+	limit := [kinds]time.Duration{g.opt.Read, g.opt.Write, g.opt.List, g.opt.Write}[k]
 	ctx, cancel := context.WithTimeout(g.life, limit)
 	defer cancel()
 	switch k {
@@ -108,6 +108,8 @@ func (g *Guarded) try(k kind) (err error) {
 		_, err = g.store.Get(ctx, probeName, 0)
 	case writing:
 		_, err = g.store.Put(ctx, probeName, nil, Condition{Version: `"none"`})
+	case removing:
+		err = g.store.Delete(ctx, probeName)
 	case listing:
 		enough := errors.New("enough")
 		if err = g.store.List(ctx, probeName, func(Info) error { return enough }); errors.Is(err, enough) {

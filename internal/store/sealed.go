@@ -236,6 +236,7 @@ func (s *sealed) List(ctx context.Context, prefix string, visit func(Info) error
 	var found []Info
 	dirs, _ := clearDirs(prefix)
 	err := s.under.List(ctx, dirs, func(info Info) error {
+		goesOn(ctx)
 		if !IsSealedName(info.Name) {
 			return nil
 		}
