@@ -50,7 +50,8 @@ func (a *app) newDoctor() *cobra.Command {
 		Short: "Find what is wrong with the set-up, and say how to mend it",
 		Long: `Doctor looks at the programs, the daemon, the settings, the cache, the links and
 compilers in PATH, the environment and the clock, and compiles a small file
-twice with a cache of its own. It changes nothing. Each finding is ok, warn
+twice with a cache of its own. It changes nothing, but tries with an object of its
+own whether shared caches can be written. Each finding is ok, warn
 (builds are right, but slower or less cached than they could be) or fail; with a
 fail it ends with status 1.`,
 		Example: `  hpcc doctor
@@ -113,7 +114,7 @@ func (d *doctor) examine() {
 		check func()
 	}{
 		{"programs", d.programs}, {"settings", d.settings}, {"daemon", d.daemon}, {"cache", d.cache},
-		{"workers", d.workers}, {"environment", d.environment}, {"links", d.links}, {"compilers", d.compilers}, {"a compile", d.selfTest},
+		{"workers", d.workers}, {"shared caches", d.tiers}, {"environment", d.environment}, {"links", d.links}, {"compilers", d.compilers}, {"a compile", d.selfTest},
 	} {
 		if d.progress != nil {
 			fmt.Fprintf(d.progress, "\rhpcc: looking at %-20s\r", part.what)

@@ -62,8 +62,11 @@ const maxChanges = 20
 func (a *app) printExplanation(e *daemon.Explanation) error {
 	t := a.newTable()
 	outcome := e.Outcome
-	if e.Reason != "" {
+	switch {
+	case e.Reason != "":
 		outcome += " (" + e.Reason + ")"
+	case e.Tier != "":
+		outcome += " (from the shared cache " + e.Tier + ")"
 	}
 	t.row("file", e.File)
 	if e.Output != "" {

@@ -9,6 +9,7 @@ import (
 	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/daemon"
 	"hpcc.dev/hpcc/internal/ipc"
+	"hpcc.dev/hpcc/internal/shared"
 	"hpcc.dev/hpcc/internal/telemetry"
 )
 
@@ -72,6 +73,9 @@ func serveMetrics(c *config.Config, engine *daemon.Engine, logger *slog.Logger) 
 			set(float64(s.CacheMaxBytes), "limit")
 		}
 	})
+	if engine.Shared() != nil {
+		tierMetrics(r, func(visit func(*shared.Stats)) { visit(engine.Shared()) })
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -10,6 +10,7 @@ import (
 
 	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/daemon"
+	"hpcc.dev/hpcc/internal/shared"
 )
 
 func (a *app) newStats() *cobra.Command {
@@ -19,7 +20,8 @@ func (a *app) newStats() *cobra.Command {
 		Short: "Show hits, misses and the size of the cache",
 		Long: `Stats counts every compiler call that went through hpcc: hits, misses, and
 those that were passed to the compiler as they were, each with its reason.
-The numbers come from the daemon if one runs, else from the cache directory.`,
+The numbers come from the daemon if one runs, else from the cache directory; what
+is said of the shared caches, the daemon counts since it started.`,
 		Example: `  hpcc stats
   hpcc stats --zero && make && hpcc stats
   hpcc stats --json | jq .misses`,
@@ -42,11 +44,19 @@ The numbers come from the daemon if one runs, else from the cache directory.`,
 					return fmt.Errorf("zeroing the statistics: %w", err)
 				}
 			}
+			var tiers *shared.Stats
+			if a.sharedStats != nil {
+				tiers = a.sharedStats(c)
+			}
 			if asJSON {
 				s.Complete()
-				return a.printJSON(s)
+				return a.printJSON(struct {
+					*daemon.Stats
+					// Shared counts since the daemon started; it is missing without one.
+					Shared *shared.Stats `json:"shared,omitempty"`
+				}{s, tiers})
 			}
-			return a.printStats(s)
+			return a.printStats(s, tiers)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -54,9 +64,9 @@ The numbers come from the daemon if one runs, else from the cache directory.`,
 	return cmd
 }
 
-func (a *app) printStats(s *daemon.Stats) error {
+func (a *app) printStats(s *daemon.Stats, tiers *shared.Stats) error {
 	if !a.terminal {
-		return a.printPlainStats(s)
+		return a.printPlainStats(s, tiers)
 	}
 	t := a.newTable()
 	count := func(name string, n int64) { t.row(name, strconv.FormatInt(n, 10)) }
@@ -65,6 +75,9 @@ func (a *app) printStats(s *daemon.Stats) error {
 	count("  preprocessed", s.HitsPreprocessed)
 	if s.HitsRemote > 0 {
 		count("  remote", s.HitsRemote)
+	}
+	for _, tier := range byCount(s.HitsByTier) {
+		count("    from "+tier, s.HitsByTier[tier])
 	}
 	t.row("misses", fmt.Sprintf("%d", s.Misses), percent(s.Misses, s.Hits()+s.Misses))
 	if s.CompilesFailed > 0 {
@@ -112,6 +125,7 @@ func (a *app) printStats(s *daemon.Stats) error {
 	t.row("compile time saved", humanSeconds(s.CompileSecondsSaved))
 	t.row("cache", config.HumanSize(s.CacheBytes)+" of "+config.HumanSize(s.CacheMaxBytes), percent(s.CacheBytes, s.CacheMaxBytes))
 	count("  entries", s.Entries)
+	showShared(t, tiers)
 	if !s.Since.IsZero() {
 		t.row("since", s.Since.Local().Format("2006-01-02 15:04:05"))
 	}
@@ -119,7 +133,7 @@ func (a *app) printStats(s *daemon.Stats) error {
 }
 
 // printPlainStats writes the JSON's names, for scripts.
-func (a *app) printPlainStats(s *daemon.Stats) error {
+func (a *app) printPlainStats(s *daemon.Stats, tiers *shared.Stats) error {
 	t := a.newTable()
 	for _, r := range []struct {
 		name string
@@ -134,6 +148,10 @@ func (a *app) printPlainStats(s *daemon.Stats) error {
 		t.row(r.name, strconv.FormatInt(r.n, 10))
 	}
 	t.row("compile_seconds_saved", strconv.FormatFloat(s.CompileSecondsSaved, 'f', 3, 64))
+	for _, tier := range byCount(s.HitsByTier) {
+		t.row("hits_by_tier."+tier, strconv.FormatInt(s.HitsByTier[tier], 10))
+	}
+	showPlainShared(t, tiers)
 	for _, reason := range byCount(s.Uncacheable) {
 		t.row("uncacheable."+reason, strconv.FormatInt(s.Uncacheable[reason], 10))
 	}

@@ -169,6 +169,9 @@ func runWorker(ctx context.Context, c *config.Worker, makeRuntime runtimeMaker, 
 		return err
 	}
 	defer func() { err = errors.Join(err, service.Close()) }()
+	if sharedOf != nil {
+		tierMetrics(metrics, service.EachShared)
+	}
 	ln, err := listen("listen", c.Listen)
 	if err != nil {
 		return err
@@ -308,6 +311,13 @@ func (a *app) printWorker(st *worker.Status) error {
 	}
 	for _, tenant := range st.Tenants {
 		t.row("store of "+tenant.Name, fmt.Sprintf("%s results in %s of %s", strconv.FormatInt(tenant.Results, 10), config.HumanSize(tenant.Bytes), config.HumanSize(tenant.MaxBytes)))
+	}
+	for i := range st.Shared {
+		s := &st.Shared[i]
+		for k := range s.Tiers {
+			tier := &s.Tiers[k]
+			t.row("shared cache "+tier.Name+" of "+s.Tenant, tierState(tier)+fmt.Sprintf(", %d results found, %d written, %d errors", tier.Hits, tier.Written, tier.Errors))
+		}
 	}
 	return t.flush()
 }

@@ -72,6 +72,15 @@ func (c *compile) findOrFetch(j *checked) (*answer, error) {
 	return nil, nil
 }
 
+// EachShared calls visit with how each tenant that had a compile here does with the
+// shared caches.
+func (s *Service) EachShared(visit func(*shared.Stats)) {
+	s.stores.sharing(func(_ string, tenants Shared) {
+		stats := tenants.Stats()
+		visit(&stats)
+	})
+}
+
 // takeOver stores a result that was fetched.
 func (c *compile) takeOver(manifest, key digest.Key, f *shared.Fetched) error {
 	for _, o := range f.Entry.Result.Outputs {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hpcc.dev/hpcc/internal/cache"
+	"hpcc.dev/hpcc/internal/shared"
 )
 
 // Status is what a worker says of itself to people. It names tenants, as metrics
@@ -43,6 +44,9 @@ type Status struct {
 	Sessions []Session `json:"sessions"`
 	Images   []string  `json:"images"`
 	Tenants  []Tenant  `json:"tenants"`
+	// Shared says how each tenant that had a compile here does with the caches that
+	// workers share; empty without any.
+	Shared []shared.Stats `json:"shared,omitempty"`
 }
 
 // Tenant is a tenant's store.
@@ -73,6 +77,8 @@ func (s *Service) status(reg *registrar) *Status {
 	s.stores.usage(func(tenant string, u cache.Usage) {
 		st.Tenants = append(st.Tenants, Tenant{tenant, u.Bytes, u.MaxBytes, u.Entries})
 	})
+	s.EachShared(func(stats *shared.Stats) { st.Shared = append(st.Shared, *stats) })
+	slices.SortFunc(st.Shared, func(a, b shared.Stats) int { return strings.Compare(a.Tenant, b.Tenant) })
 	slices.SortFunc(st.Tenants, func(a, b Tenant) int { return strings.Compare(a.Name, b.Name) })
 	return st
 }

@@ -272,6 +272,24 @@ var faults = []struct {
 		s.compile("HPCC_VERIFY=1")
 	}, "quarantine", "warn", "1 results were not", "hpcc inspect"},
 
+	{"shared cache that is well", func(s *setup) { s.share(""); s.must(os.Mkdir(s.dir+"/share", 0o700)); s.start() }, "tier-near", "ok", "writes on conditions hold", ""},
+	{"shared cache that is not mounted", func(s *setup) { s.share("") }, "tier-near", "warn", "not available", "can be reached"},
+	{"shared cache without a daemon", func(s *setup) { s.share("") }, "tiers-daemon", "warn", "no shared cache is asked", "hpcc start"},
+	{"shared cache of results that are nobody else's", func(s *setup) { s.share("[reproducible]\nenabled = false\n") }, "tiers", "warn", "no shared cache is asked", "remove reproducible.enabled"},
+	{"shared cache that may not be written", func(s *setup) {
+		s.share("")
+		s.write("share", "", 0o600)
+	}, "tier-near", "fail", "/share", "builds go on without it"},
+	{"bucket that nobody serves", func(s *setup) {
+		s.share("[[cache.tiers]]\nname = \"far\"\nurl = \"s3://bucket\"\nendpoint = \"http://127.0.0.1:1\"\nregion = \"us-east-1\"\n")
+		s.env = []string{"AWS_ACCESS_KEY_ID=k", "AWS_SECRET_ACCESS_KEY=s3cret"}
+	}, "tier-far", "warn", "not available", "s3://bucket"},
+	{"signing key that others can read", func(s *setup) { s.share(""); s.must(os.Chmod(s.dir+"/key", 0o644)) }, "tiers-signing-key", "fail", "others can sign", "chmod 600"},
+	{"no signing key", func(s *setup) { s.share(""); s.must(os.Remove(s.dir + "/key")) }, "tiers-signing-key", "fail", "no such file", "hpcc cache keygen"},
+	{"trusted keys that others can change", func(s *setup) { s.share(""); s.must(os.Chmod(s.dir+"/trust", 0o666)) }, "tiers-trusted-keys", "fail", "believe results of theirs", "chmod go-w"},
+	{"trusted keys that are none", func(s *setup) { s.share(""); s.write("trust", "somebody", 0o600) }, "tiers-trusted-keys", "fail", "line 1", "mend the line"},
+	{"nobody who is trusted", func(s *setup) { s.share(""); s.write("trust", "# none yet\n", 0o600) }, "tiers-trusted-keys", "warn", "names nobody", "add a line"},
+
 	{"refusing variable", func(s *setup) { s.env = []string{"DEPENDENCIES_OUTPUT=x"} }, "environment", "warn", "DEPENDENCIES_OUTPUT", "unset DEPENDENCIES_OUTPUT"},
 	{"another cache as compiler", func(s *setup) { s.env = []string{"CC=/usr/bin/ccache gcc"} }, "environment", "warn", "CC runs ccache", "hpcc before it"},
 	{"another launcher", func(s *setup) { s.env = []string{"CMAKE_C_COMPILER_LAUNCHER=sccache"} }, "environment", "warn", "runs sccache", "name the compiler"},
@@ -300,6 +318,16 @@ var faults = []struct {
 		s.path = slices.Insert(s.path, 1, s.dir+"/none")
 	}, "compilers", "warn", "unknown-compiler", "-v"},
 	{"compiler that fails", func(s *setup) { s.must(os.Remove(s.dir + "/tools/as")) }, "compile", "fail", "compiling a small file", "see the lines above"},
+}
+
+// share has the settings name a shared cache, and more.
+func (s *setup) share(more string) {
+	s.t.Helper()
+	line, err := s.command(filepath.Join(bin, "hpcc"), "cache", "keygen", "--name", "me", s.dir+"/key").Output()
+	s.must(err)
+	s.write("trust", string(line), 0o600)
+	s.write("config/client.toml", fmt.Sprintf("[cache]\nsigning_key_file = %q\ntrusted_keys_file = %q\n[[cache.tiers]]\nname = \"near\"\nurl = %q\n%s",
+		s.dir+"/key", s.dir+"/trust", "file://"+s.dir+"/share", more), 0o600)
 }
 
 func (s *setup) links(to string, names ...string) {
