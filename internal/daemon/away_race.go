@@ -138,10 +138,9 @@ func (c *contest) mayMix() error {
 func (c *contest) headStart() error {
 	select {
 	case <-c.head:
-		return nil
 	case <-c.ctx.Done():
-		return c.ctx.Err()
 	}
+	return c.ctx.Err() // of two that are ready, select takes any
 }
 
 var errNoSlot = errors.New("no slot for a local compiler is free")

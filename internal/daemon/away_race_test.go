@@ -466,6 +466,46 @@ func TestRaceMixesNothingStored(t *testing.T) {
 	}
 }
 
+// TestRaceByText: where only the preprocessed text tells which of the results here
+// is the right one, the preprocessor waits for the head start as the compiler does.
+func TestRaceByText(t *testing.T) {
+	g := newGatedWorker(newMachineWorker(t))
+	why := make(told, 10)
+	e := raceEngine(t, g, func(o *Options) { o.Log = slog.New(why) })
+	dir := project(t, map[string]string{"a.c": "#define S(x) #x\n#define T(x) S(x)\n#if __has_include(T(b.h))\nint a;\n#endif\n", "b.h": ""})
+	want, _ := plainly(t, dir, []string{"a.o"}, "gcc", "-c", "a.c")
+	h := newRacingHere(dir)
+	close(h.let)
+	compile := func() {
+		t.Helper()
+		if done := awaitDone(t, compileRaced(t.Context(), e, h, dir, "gcc", "-c", "a.c")); done.ExitCode != 0 {
+			t.Errorf("%+v", done)
+		}
+		if got := take(dir, []string{"a.o"}); got["a.o"] != want["a.o"] {
+			t.Error("not what the plain compiler leaves")
+		}
+	}
+	// The first finds out, the second stores.
+	for range 2 {
+		compile()
+		h.awaitRace(t)
+		e.Drain()
+	}
+	compile()
+	if s := expectIdle(t, e); s.Races.Started != 2 || s.HitsPreprocessed != 1 || len(h.began) > 0 {
+		t.Errorf("%+v, %d runs", s, len(h.began))
+	}
+	e.opt.Away.RaceAfter = time.Hour
+	close(g.let)
+	compile()
+	if got := <-why; got != context.Canceled.Error() {
+		t.Error(got)
+	}
+	if s := expectIdle(t, e); s.Races.Started != 2 || s.HitsPreprocessed != 1 || s.Misses != 2 || len(h.began) > 0 {
+		t.Errorf("%+v, %d runs", s, len(h.began))
+	}
+}
+
 // TestRaceInterrupted: Ctrl-C ends both halves.
 func TestRaceInterrupted(t *testing.T) {
 	w := newMachineWorker(t)
