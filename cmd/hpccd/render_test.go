@@ -28,8 +28,8 @@ func someStats(*config.Config) (*daemon.Stats, error) {
 	return &daemon.Stats{
 		HitsDirect: 74, HitsPreprocessed: 1, Misses: 25, CompilesFailed: 2,
 		Uncacheable:         map[string]int64{"linking": 7, "preprocessing": 30, "never": 0},
-		CompileSecondsSaved: 93.4,
-		CacheBytes:          23_400_000, CacheMaxBytes: 10e9, Entries: 27,
+		CompileSecondsSaved: 93.4, Races: daemon.RaceStats{Started: 9, WonHere: 5, WonThere: 3},
+		CacheBytes: 23_400_000, CacheMaxBytes: 10e9, Entries: 27,
 	}, nil
 }
 
@@ -48,6 +48,9 @@ misses                25  25.0 %
 not cacheable         37
   preprocessing       30  preprocessing or dependency output only
   linking             7   the command links
+raced with a worker   9
+  ready here first    5
+  ready there first   3
 compile time saved    1m33s
 cache                 23.4 MB of 10.0 GB  0.2 %
   entries             27
@@ -72,7 +75,7 @@ func TestStatsPiped(t *testing.T) {
 	if code := a.run([]string{"stats"}); code != 0 {
 		t.Fatalf("exit status %d", code)
 	}
-	for _, want := range []string{"hits_direct\t74\n", "misses\t25\n", "uncacheable.linking\t7\n", "cache_bytes\t23400000\n"} {
+	for _, want := range []string{"hits_direct\t74\n", "misses\t25\n", "uncacheable.linking\t7\n", "cache_bytes\t23400000\n", "races.started\t9\n", "races.won_here\t5\n", "races.won_there\t3\n"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, stdout)
 		}

@@ -24,7 +24,8 @@ type Away struct {
 	// Fallback says when a compiler of this machine may compile in a worker's
 	// place.
 	Fallback Fallback
-	// LocalJobs bounds the compilers that run here in workers' place; 1 at least.
+	// LocalJobs bounds the compilers that run here in workers' place, or in a race
+	// with them; 1 at least.
 	LocalJobs int
 	// Timeout bounds one compile, waiting included; 0 is no bound.
 	Timeout time.Duration

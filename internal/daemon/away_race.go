@@ -44,7 +44,7 @@ type contest struct {
 	// For here alone, and after done for all.
 	holding bool       // one of the slots for local compilers
 	ran     *ipcv1.Ran // what the compiler did
-	was     []leftover // the outputs as they were before it
+	was     []leftover // the outputs as they were before
 	msg     *ipcv1.ServerMessage
 }
 
@@ -108,6 +108,7 @@ func (c *contest) compileHere() (*ipcv1.ServerMessage, error) {
 	if j.prep, err = j.e.prepare(c.ctx, j.req); err != nil {
 		return nil, err
 	}
+	c.lookBefore()
 	return j.search(c.ctx, j.compile)
 }
 
@@ -184,7 +185,6 @@ func (r racer) Run(ctx context.Context, run *ipcv1.Run) (*ipcv1.Ran, error) {
 	if ctx.Err() != nil {
 		return nil, errLostRace
 	}
-	r.c.lookBefore()
 	r.c.started.Store(true)
 	run.Stage = ipcv1.Run_STAGE_RACE
 	ran, err := r.Client.Run(ctx, run)
@@ -322,7 +322,7 @@ const (
 
 var raceNames = [...]string{noRace: "", raceOpen: "open", raceWonHere: "here", raceWonThere: "there"}
 
-// leftover is an output as it was before this machine's compiler began.
+// leftover is an output as it was before this machine's half began.
 type leftover struct {
 	path  string
 	there bool
@@ -346,7 +346,7 @@ func (c *contest) lookBefore() {
 	}
 }
 
-// clear takes away what a compile that does not count left or began to leave,
+// clear takes away what a half that does not count left or began to leave,
 // except files, which are written next. An output that was there before goes as
 // well, if it was written to: drivers remove it where they fail, too. A dependency
 // file comes back, or make would not know why to build again.

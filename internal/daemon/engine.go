@@ -80,7 +80,7 @@ type Engine struct {
 	textTold sync.Map // string -> struct{}
 	// sameness tells which compilers of this machine are an image's.
 	sameness sameness
-	// local bounds the compilers that run here in workers' place.
+	// local bounds the compilers that run here in workers' place, or race them.
 	local   chan struct{}
 	flights flights
 	stats   *recorder

@@ -85,7 +85,7 @@ func TestRaceCancelled(t *testing.T) {
 	for name, commands := range map[string]string{
 		"sleeps":           `sleep 1000 & echo $! >child; echo up >ready; wait`,
 		"ignores":          `trap '' TERM; (while :; do sleep 0.05; done) & echo $! >child; echo up >ready; while :; do sleep 0.05; done`,
-		"child ignores":    `(trap '' TERM; echo up >ready; while :; do sleep 0.05; done) & echo $! >child; wait`,
+		"child ignores":    `(trap '' TERM; echo set >trap; while :; do sleep 0.05; done) & echo $! >child; until test -s trap; do sleep 0.01; done; echo up >ready; wait`,
 		"child with stdio": `sh -c 'echo $$ >child; echo up >ready; while :; do echo noise; sleep 0.01; done'; echo not reached`,
 		"tidies up":        `echo tmp >tmp; trap 'rm tmp; exit 3' TERM; sleep 1000 & echo $! >child; echo up >ready; wait`,
 		"stopped":          `echo $$ >child; echo up >ready; kill -STOP $$`,

@@ -64,7 +64,7 @@ type raced struct {
 // TestRace: of a compile that is made here and in a machine, what is ready first
 // counts, and the other one ends, however stuck it is. Its temporary files go, too.
 func TestRace(t *testing.T) {
-	c := startChain(t, 1, "one", "two", "three")
+	c := startChain(t, 1, "one", "two", "three", "four")
 	temps := t.TempDir()
 	for _, x := range []struct{ client, first string }{{"one", "here"}, {"two", "there"}} {
 		t.Run(x.first, func(t *testing.T) {
@@ -109,6 +109,20 @@ func TestRace(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no daemon", func(t *testing.T) {
+		cl := newClient(t, c, "four", ClientOptions{Compilers: true, NoDaemon: true, Settings: "race = true\nrace_after = \"20ms\""})
+		dir, args := slowUnit(t, "not_raced", 2)
+		want := plainObject(t, dir, args)
+		if out, err := cl.Command(dir, "gcc", args...).CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%v: %s", err, out)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, "a.o")); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%v, or another object", err)
+		}
+		if s := statsOf(t, cl); s.Misses != 1 || s.Races != (Races{}) {
+			t.Errorf("%+v", s)
+		}
+	})
 	t.Run("interrupted", func(t *testing.T) {
 		cl := newClient(t, c, "three", ClientOptions{Compilers: true, Settings: "race = true\nrace_after = \"20ms\""})
 		t.Setenv("TMPDIR", temps)
