@@ -8,7 +8,7 @@
 // An object's SHA-256 is kept with it as metadata and checked when it is read. That
 // finds damage, by a disk or a proxy; who may write to the bucket can write both.
 //
-// A request is tried twice at most, 50 ms apart on average: a connection that was
+// A request is tried twice at most, 20 to 60 ms apart: a connection that was
 // kept open may have been closed by the other side, which only the next request
 // finds out, and a server may ask for a second try. More would only make a build
 // wait for what store.Guard gives up on anyway.
@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -70,8 +71,8 @@ const DefaultPrefix = "cache/"
 const (
 	// attempts at a request, the first included.
 	attempts = 2
-	// backoff is the longest wait between them.
-	backoff = 100 * time.Millisecond
+	// backoff is the shortest wait between them; what chance adds is twice as long.
+	backoff = 20 * time.Millisecond
 	// idle is how many connections are kept open: as many as a build of 64 jobs
 	// uses at once for reads, and some for writes.
 	idle = 96
@@ -209,8 +210,10 @@ func (s *Store) connect(ctx context.Context) (*s3.Client, error) {
 		// Not AWS_MAX_ATTEMPTS, which is meant for what can wait.
 		o.RetryMaxAttempts = attempts
 		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
-			o.MaxAttempts, o.MaxBackoff = attempts, backoff
-			o.Backoff = retry.NewExponentialJitterBackoff(backoff)
+			o.MaxAttempts = attempts
+			o.Backoff = retry.BackoffDelayerFunc(func(int, error) (time.Duration, error) {
+				return backoff + rand.N(2*backoff), nil
+			})
 			o.RateLimiter = ratelimit.None
 		})
 	})

@@ -2,6 +2,8 @@ package s3store_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -501,18 +503,39 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstCall is what making the client costs.
+// BenchmarkFirstCall is what making the client costs, and one request.
 func BenchmarkFirstCall(b *testing.B) {
-	ctx, cancel := context.WithCancel(b.Context())
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { refuse(w, 404, "NoSuchKey") }))
+	defer s.Close()
 	for b.Loop() {
-		st, err := s3store.Open(ctx, s3store.Options{Bucket: "b", Endpoint: "http://127.0.0.1:1", PathStyle: true})
+		st, err := s3store.Open(b.Context(), s3store.Options{Bucket: "b", Endpoint: s.URL, PathStyle: true})
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := st.Get(ctx, "name", 1); err == nil {
-			b.Fatal("served")
+		if _, err := st.Get(b.Context(), "name", 1); !errors.Is(err, store.ErrNotFound) {
+			b.Fatal(err)
 		}
 		st.Close()
 	}
-	cancel()
+}
+
+func BenchmarkGet(b *testing.B) {
+	body := make([]byte, 100_000)
+	sum := sha256.Sum256(body)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		w.Header().Set("x-amz-meta-sha256", hex.EncodeToString(sum[:]))
+		w.Write(body)
+	}))
+	defer s.Close()
+	st, err := s3store.Open(b.Context(), s3store.Options{Bucket: "b", Endpoint: s.URL, PathStyle: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	for b.Loop() {
+		if _, err := st.Get(b.Context(), "name", 1<<20); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
