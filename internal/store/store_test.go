@@ -1,6 +1,10 @@
+//go:build unix
+
 package store_test
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -11,7 +15,16 @@ import (
 	"hpcc.dev/hpcc/internal/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if job := os.Getenv("STORE_TEST_CHILD"); job != "" {
+		if err := child(job, os.Getenv("STORE_TEST_DIR")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func directory(t *testing.T, dir string, opt store.DirectoryOptions) *store.Directory {
 	t.Helper()
