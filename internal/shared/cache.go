@@ -168,12 +168,16 @@ func (c *Cache) Close(ctx context.Context) error {
 		c.queue.workers.Wait()
 		close(done)
 	}()
-	grace := time.NewTimer(closeGrace)
-	defer grace.Stop()
 	select {
 	case <-done:
-	case <-grace.C:
-		err = errors.Join(err, errors.New("a store does not end its calls"))
+	case <-ctx.Done():
+		grace := time.NewTimer(closeGrace)
+		defer grace.Stop()
+		select {
+		case <-done:
+		case <-grace.C:
+			err = errors.Join(err, errors.New("a store does not end its calls"))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("shared cache: %w", err)
