@@ -319,6 +319,12 @@ func TestChain(t *testing.T) {
 			t.Errorf("%d: %s", failed.ExitCode, failed.Stderr)
 		}
 	}
+	// What gcc leaves of it comes back: no object, but the list of what was read.
+	left, err := alice.Compile(t.Context(), request(bad, nil, append(slices.Clone(gcc), "-MMD", "-MF", "/hpcc/out/d")...))
+	check(t, err)
+	if left.ExitCode != 1 || left.Stored || len(left.Outputs) != 1 || left.Outputs[0].Role != "dependencies" || string(left.Outputs[0].Data) != "/hpcc/out/object: a.c\n" {
+		t.Errorf("exit %d, %+v", left.ExitCode, left.Outputs)
+	}
 	// __TIMESTAMP__ is the same for everybody.
 	stamp := map[string]string{"a.c": "const char *t = __TIMESTAMP__;\n"}
 	first, err := alice.Compile(t.Context(), request(stamp, nil, gcc...))
