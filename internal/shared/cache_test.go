@@ -824,9 +824,11 @@ func TestClose(t *testing.T) {
 	if err := c.Close(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if s := c.Stats(); s.Tiers[0].Dropped != 2*writers || s.Queue.Waiting != 0 || s.Queue.Bytes != 0 {
-		t.Errorf("counted %+v", s)
-	}
+	// Within closeGrace, unless the machine is very busy.
+	waitFor(t, func() bool {
+		s := c.Stats()
+		return s.Tiers[0].Dropped == 2*writers && s.Queue.Waiting == 0 && s.Queue.Bytes == 0
+	})
 }
 
 func TestNewRefuses(t *testing.T) {
