@@ -308,7 +308,7 @@ func (d *Directory) put(ctx context.Context, root *os.Root, name string, body []
 	if err := write(root, temp, body); err != nil {
 		return "", err
 	}
-	defer root.Remove(temp) // renamed already, mostly
+	defer func() { _ = root.Remove(temp) }() // renamed already, mostly
 	unlock, err := d.lock(ctx, root, name)
 	if err != nil {
 		return "", err

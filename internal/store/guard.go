@@ -272,8 +272,9 @@ func (g *Guarded) judge(ctx, inner context.Context, k kind, err error) error {
 	case errors.As(cause, &timeout):
 		g.count.Timeouts++
 		why := fmt.Errorf("%w: %w", ErrUnavailable, timeout)
-		if _, says := err.(interface{ Unwrap() error }); says { //nolint:errorlint // whether the store says more than that it was cancelled
-			why = fmt.Errorf("%w (%v)", why, err)
+		if _, says := err.(interface{ Unwrap() error }); says {
+			// Not wrapped: it was not the caller who cancelled.
+			why = fmt.Errorf("%w (%s)", why, err.Error())
 		}
 		return g.fail(k, why)
 	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnavailable):

@@ -77,7 +77,7 @@ func (g *Guarded) List(ctx context.Context, prefix string, visit func(Info) erro
 			return stopped
 		})
 		if stopped != nil {
-			return nil // its error is no word of the store
+			return nil //nolint:nilerr // its error is no word of the store
 		}
 		return err
 	})

@@ -81,13 +81,13 @@ func (g *Guarded) answered(k kind, err error) bool {
 	case errors.Is(err, ErrDenied):
 		g.away = nil
 		if e := g.denied[k]; e == nil {
-			g.shut(k, err)
+			_ = g.shut(k, err)
 		} else {
 			g.denied[k] = &AwayError{Store: e.Store, Since: e.Since, Until: e.Until, Err: err}
 		}
 	case errors.Is(err, ErrUnavailable):
 		if e := g.away; e == nil {
-			g.shut(k, err)
+			_ = g.shut(k, err)
 		} else {
 			g.away = &AwayError{Store: e.Store, Since: e.Since, Until: e.Until, Err: err}
 		}
