@@ -8,8 +8,6 @@
 //   - settings.go: what the environment says
 //   - protocol.go: what goes over the socket
 //   - serve.go: clients, and what is done for them
-//   - open.go: the store, with time-outs, and left alone for a while when it is
-//     dead
 //
 // Values are ccache's own: hpcc's daemon never reads them, nor ccache hpcc's
 // results. Nor are they signed: who may write below ccache's tenant can give its
@@ -27,6 +25,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"hpcc.dev/hpcc/internal/tiers"
 )
 
 // Version is set by the build.
@@ -79,7 +79,7 @@ func run(ctx context.Context, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	b := open(ctx, getenv)
+	b := open(getenv)
 	if b.broken != nil && (idle == 0 || idle > doomed) {
 		idle = doomed
 	}
@@ -88,6 +88,20 @@ func run(ctx context.Context, getenv func(string) string) error {
 		_ = b.store.Close()
 	}
 	return err
+}
+
+// open opens the store, which has its time-outs and is left alone while it is away.
+// It is asked nothing yet.
+func open(getenv func(string) string) backend {
+	tier, tenant, err := place(getenv)
+	if err != nil {
+		return backend{broken: err}
+	}
+	s, err := tiers.OpenTier(&tier, nil)
+	if err != nil {
+		return backend{broken: err}
+	}
+	return backend{tenant: tenant, store: s}
 }
 
 // listen makes the socket, which only its owner may use. One at which nobody

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// ParseTier reads the place of a shared cache from settings that are not in
+// ParseTier reads the place of ccache's objects from settings that are not in
 // hpcc's own files, for a program that neither signs nor evicts: tenant, and by
 // their names those of an entry of cache.tiers that say where it is and how it is
 // reached. Values are written as in the environment. What is not set has its
@@ -40,7 +40,7 @@ func ParseTier(set map[string]string) (t Tier, tenant string, err error) {
 	if tenant == "" {
 		return Tier{}, "", errors.New("tenant is empty")
 	}
-	t.Name = tenant // checkTier wants one
+	t.Name = "ccache" // checkTier wants one
 	if err := checkTier(&t); err != nil {
 		return Tier{}, "", err
 	}
