@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"hpcc.dev/hpcc/internal/shared"
 	"hpcc.dev/hpcc/internal/store"
 )
 
@@ -34,8 +34,6 @@ const (
 	// memory bounds all values that are held at a time, in bytes: one of the
 	// largest, or 64 small ones.
 	memory = store.MaxObject
-	// keySize is the length of ccache's keys, in bytes.
-	keySize = 20
 	// stale is the age at which an object that is read is touched: who evicts
 	// goes by the time of modification.
 	stale = 24 * time.Hour
@@ -340,9 +338,8 @@ func (s *server) touch(ctx context.Context, name string, work *sync.WaitGroup) {
 
 // name is that of the object of a key.
 func (s *server) name(key []byte) (string, error) {
-	if len(key) != keySize {
-		return "", fmt.Errorf("%w: a key of %d bytes, and not %d", store.ErrName, len(key), keySize)
+	if len(key) != shared.CcacheKeySize {
+		return "", fmt.Errorf("%w: a key of %d bytes, and not %d", store.ErrName, len(key), shared.CcacheKeySize)
 	}
-	h := hex.EncodeToString(key)
-	return s.tenant + "/ccache/" + h[:2] + "/" + h, nil
+	return shared.CcacheName(s.tenant, [shared.CcacheKeySize]byte(key)), nil
 }

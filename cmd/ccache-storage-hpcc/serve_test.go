@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"hpcc.dev/hpcc/internal/shared"
 	"hpcc.dev/hpcc/internal/store"
 )
 
@@ -119,14 +120,14 @@ func (p *peer) closed() {
 	}
 }
 
-var key = bytes.Repeat([]byte{0xab}, keySize)
+var key = bytes.Repeat([]byte{0xab}, shared.CcacheKeySize)
 
 func memoryBackend() backend { return backend{tenant: "default", store: store.NewMemory(0)} }
 
 func TestRequests(t *testing.T) {
 	b := memoryBackend()
 	p := start(t, b, 0).dial(t)
-	other := bytes.Repeat([]byte{0xcd}, keySize)
+	other := bytes.Repeat([]byte{0xcd}, shared.CcacheKeySize)
 	for _, c := range []struct {
 		q    request
 		want string
@@ -275,7 +276,7 @@ func TestTouch(t *testing.T) {
 	if got := p.ask(request{kind: get, key: key}); got != "old" {
 		t.Fatal(got)
 	}
-	if name := <-s.touched; name != "t/ccache/ab/"+strings.Repeat("ab", keySize) {
+	if name := <-s.touched; name != "t/ccache/ab/"+strings.Repeat("ab", shared.CcacheKeySize) {
 		t.Errorf("touched %s", name)
 	}
 }

@@ -263,13 +263,15 @@ func (w *world) fill() []string {
 	var names []string
 	for i := range 100 {
 		var name string
-		switch i % 3 {
+		switch k := keyOf(i); i % 4 {
 		case 0:
-			name = ManifestName("t", keyOf(i))
+			name = ManifestName("t", k)
 		case 1:
-			name = ResultName("t", keyOf(i))
+			name = ResultName("t", k)
 		case 2:
 			name = BlobName("t", digest.Of([]byte(fmt.Sprint(i))))
+		case 3:
+			name = CcacheName("t", [CcacheKeySize]byte(k[:]))
 		}
 		w.add(name, 1000, time.Duration(i)*time.Hour)
 		names = append(names, name)

@@ -503,7 +503,7 @@ func FuzzManifest(f *testing.F) {
 
 func FuzzName(f *testing.F) {
 	k := digest.NewKey("k").Sum()
-	for _, name := range []string{ManifestName("default", k), ResultName("a.b", k), BlobName("0", digest.Of(nil)), "default/usage"} {
+	for _, name := range []string{ManifestName("default", k), ResultName("a.b", k), BlobName("0", digest.Of(nil)), CcacheName("t", [CcacheKeySize]byte{7}), "default/usage"} {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
@@ -523,6 +523,8 @@ func FuzzName(f *testing.F) {
 				t.Errorf("%q is no blob's", name)
 			}
 			again = BlobName(tenant, d)
+		case KindCcache:
+			again = CcacheName(tenant, [CcacheKeySize]byte(key[:]))
 		}
 		if again != name {
 			t.Errorf("%q was parsed as %q", name, again)
@@ -551,6 +553,7 @@ func TestNames(t *testing.T) {
 		"default/blob/" + k.String(), good + "0x", strings.TrimSuffix(good, "-1"), good[:len(good)-1] + "01", good[:len(good)-1] + "-1", good + "/x", "/" + good,
 		ManifestName("default", k) + "-1", strings.Replace(ResultName("default", k), "/result/", "/results/", 1),
 		fmt.Sprintf("default/result/zz/%s", k), strings.ToUpper(ResultName("default", k)),
+		strings.Replace(ResultName("default", k), "/result/", "/ccache/", 1), CcacheName("default", [CcacheKeySize]byte{}) + "00",
 	} {
 		if _, _, _, ok := ParseName(bad); ok {
 			t.Errorf("%q was parsed", bad)

@@ -42,7 +42,13 @@ const (
 	KindManifest Kind = "manifest"
 	KindResult   Kind = "result"
 	KindBlob     Kind = "blob"
+	// KindCcache is an entry of ccache's, which ccache-storage-hpcc keeps beside
+	// hpcc's objects: nobody here reads it, but it is evicted as they are.
+	KindCcache Kind = "ccache"
 )
+
+// CcacheKeySize is the length of ccache's keys, in bytes.
+const CcacheKeySize = 20
 
 // ManifestName is the name of a manifest's object.
 func ManifestName(tenant string, key digest.Key) string { return objectName(tenant, KindManifest, key) }
@@ -55,14 +61,25 @@ func BlobName(tenant string, d digest.Digest) string {
 	return objectName(tenant, KindBlob, d.Sum()) + "-" + strconv.FormatInt(d.Size(), 10)
 }
 
+// CcacheName is the name of an entry of ccache's.
+func CcacheName(tenant string, key [CcacheKeySize]byte) string {
+	var k digest.Key
+	copy(k[:], key[:])
+	return objectName(tenant, KindCcache, k)
+}
+
 func objectName(tenant string, kind Kind, key digest.Key) string {
 	h := key.String()
+	if kind == KindCcache {
+		h = h[:2*CcacheKeySize]
+	}
 	return tenant + "/" + string(kind) + "/" + h[:2] + "/" + h
 }
 
-// ParseName reads the name of a manifest, a result or a blob: exactly what
-// ManifestName, ResultName and BlobName write. The key of a blob is its SHA-256;
-// ParseBlob tells its size too. ok is false for every other name.
+// ParseName reads the name of a manifest, a result, a blob or an entry of ccache's:
+// exactly what ManifestName, ResultName, BlobName and CcacheName write. The key of a
+// blob is its SHA-256; ParseBlob tells its size too. The key of ccache's entry is
+// ccache's, and zeros behind it. ok is false for every other name.
 func ParseName(name string) (tenant string, kind Kind, key digest.Key, ok bool) {
 	tenant, kind, key, _, ok = parseName(name)
 	return tenant, kind, key, ok
@@ -87,6 +104,11 @@ func parseName(name string) (tenant string, kind Kind, key digest.Key, size int6
 	sum := parts[3]
 	switch kind {
 	case KindManifest, KindResult:
+	case KindCcache:
+		if len(sum) != 2*CcacheKeySize {
+			return "", "", digest.Key{}, 0, false
+		}
+		sum += strings.Repeat("00", len(key)-CcacheKeySize)
 	case KindBlob:
 		var n string
 		sum, n, _ = strings.Cut(sum, "-")

@@ -67,7 +67,7 @@ type candidate struct {
 	sealed      string // the name of an object that another key encrypts
 }
 
-var kinds = [...]Kind{KindManifest, KindResult, KindBlob}
+var kinds = [...]Kind{KindManifest, KindResult, KindBlob, KindCcache}
 
 func (c *candidate) name(tenant string) string {
 	switch {

@@ -43,7 +43,8 @@ type Output struct {
 	Packed bool `json:"packed"`
 }
 
-// ErrForeign says that a name is none of a manifest, a result or a blob.
+// ErrForeign says that a name is none of a manifest, a result or a blob. What ccache
+// has put there is foreign, too: nothing vouches for it.
 var ErrForeign = errors.New("not an object of the shared cache")
 
 // VerifyObject reads an object and checks it as a reader of the cache would, but
@@ -53,7 +54,7 @@ var ErrForeign = errors.New("not an object of the shared cache")
 // same.
 func VerifyObject(ctx context.Context, s store.Store, name string, trust *Trust) (Description, error) {
 	tenant, kind, key, ok := ParseName(name)
-	if !ok {
+	if !ok || kind == KindCcache {
 		return Description{Name: name}, fmt.Errorf("%q: %w", clip(name), ErrForeign)
 	}
 	x := Description{Name: name, Tenant: tenant, Kind: kind, Key: key.String()}
