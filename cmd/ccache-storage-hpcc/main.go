@@ -120,7 +120,7 @@ func listen(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("%s is no socket", path)
 	}
 	if c, err := net.DialUnix("unix", nil, address); err == nil {
-		c.Close()
+		_ = c.Close()
 		return nil, fmt.Errorf("%s: another program serves there", path)
 	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -86,7 +86,7 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener, idle time.Durat
 			_ = os.Remove(path)
 		}
 	})
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	defer leave()
 
 	var mu sync.Mutex
@@ -118,7 +118,7 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener, idle time.Durat
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
-				c.Close()
+				_ = c.Close()
 			}
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -144,8 +144,8 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener, idle time.Durat
 		work.Go(func() {
 			defer func() { <-places }()
 			defer count(-1)
-			defer c.Close()
-			defer context.AfterFunc(ctx, func() { c.Close() })()
+			defer func() { _ = c.Close() }()
+			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 			if s.client(ctx, c, &work) {
 				leave()
 				_, _ = c.Write([]byte{done})

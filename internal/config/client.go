@@ -185,7 +185,7 @@ func (c *Config) Settings() []Setting { return settings(c) }
 func (c *Config) setDefaults() {
 	c.Cache.MaxSize = 10_000_000_000
 	c.Cache.Tenant = defaultTenant
-	c.Cache.Shared.setDefaults()
+	c.Cache.setDefaults()
 	c.Reproducible.DateTime = DateTimeWarn
 	c.Remote.Platform = "linux/" + runtime.GOARCH
 	c.Remote.Mode = ModeCAS

@@ -157,7 +157,7 @@ func (t *Tier) parseURL(s string) error {
 			return fmt.Errorf("%w: the rest of the path is prefix's", wrong)
 		}
 		if !isBucket(u.Host) {
-			return fmt.Errorf("%w: a bucket's name has 3 to 63 of a-z, 0-9, - and .", wrong)
+			return fmt.Errorf("%w: a bucket's name has 3 to 63 of a-z, 0-9, dots and hyphens", wrong)
 		}
 		t.Bucket = u.Host
 	case "file":

@@ -137,7 +137,7 @@ func (w *Worker) setDefaults() {
 	w.Images.MaxSize = 50_000_000_000
 	w.Images.Platform = "linux/" + runtime.GOARCH
 	w.Store.MaxSize = 20_000_000_000
-	w.Store.Shared.setDefaults()
+	w.Store.setDefaults()
 	w.Sessions.VCPUs = runtime.NumCPU()
 	// The rest is for the worker itself, and for the page cache of the drives.
 	w.Sessions.MemoryMiB = int(hostMemory() >> 20 * 3 / 4)
