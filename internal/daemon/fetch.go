@@ -109,12 +109,21 @@ type fetched struct {
 // asked for, which somebody who is trusted has signed together with its inputs.
 // So a manifest that lies leads to nothing. None of it is kept unless a result was
 // found by it, or it could lead later look-ups on disk astray.
-func (j *job) fetch(ctx context.Context, id *manifestID) *ipcv1.ServerMessage {
+//
+// evicted, if it is not nil, is a candidate on disk that holds, and whose result is
+// not there any more. Then there is nothing to be asked but that.
+func (j *job) fetch(ctx context.Context, id *manifestID, evicted *candidate) *ipcv1.ServerMessage {
 	switch {
 	case !j.sharing(), j.permitted() != nil:
 		return nil
 	case j.prep.work != nil:
-		return j.fetchAway(ctx, *id)
+		return j.fetchAway(ctx, *id, evicted)
+	}
+	if evicted != nil {
+		if f := j.fetchResult(ctx, evicted.action, evicted.stdio); f != nil {
+			return j.deliverFetched(*id, &fetched{Fetched: f, candidate: evicted, key: evicted.action})
+		}
+		return nil
 	}
 	rooted, text := j.rooted, j.preprocessed
 	for at, word := *id, ""; ; {
@@ -178,18 +187,30 @@ func (j *job) fetchFrom(ctx context.Context, at manifestID) (f *fetched, word st
 		a.Inputs, a.Absent, a.Present, a.Chain, a.Same, a.Links = c.Inputs, c.Absent, c.Present, c.Chain, c.Same, c.Links
 		j.prep.messages.mark(a, c.StdioContext)
 		key := a.Key()
-		// Verification here has found some results wrong.
-		if key != c.Action || j.e.cache.IsQuarantined(key) {
+		if key != c.Action {
 			continue
 		}
 		if doubtful++; doubtful > maxDoubtful {
 			break
 		}
-		if got := j.e.opt.Shared.Result(ctx, key); got != nil && got.Entry.Result.StdioContext == c.StdioContext {
-			return &fetched{Fetched: got, candidate: here, key: key}, ""
+		if f := j.fetchResult(ctx, key, c.StdioContext); f != nil {
+			return &fetched{Fetched: f, candidate: here, key: key}, ""
 		}
 	}
 	return nil, m.Preprocess
+}
+
+// fetchResult returns the result of an action with messages of a context, unless
+// verification has found it wrong here.
+func (j *job) fetchResult(ctx context.Context, key digest.Key, stdio string) *shared.Fetched {
+	if j.banned(key) {
+		return nil
+	}
+	f := j.e.opt.Shared.Result(ctx, key)
+	if f == nil || f.Entry.Result.StdioContext != stdio {
+		return nil
+	}
+	return f
 }
 
 // deliverFetched leaves a result where the command wants it, and has it kept here

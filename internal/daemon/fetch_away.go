@@ -11,15 +11,21 @@ import (
 
 // fetchAway is fetch for a compile that a worker would make: what workers wrote
 // to the shared caches needs none.
-func (j *job) fetchAway(ctx context.Context, id manifestID) *ipcv1.ServerMessage {
+func (j *job) fetchAway(ctx context.Context, id manifestID, evicted *candidate) *ipcv1.ServerMessage {
 	if j.checkOutputs() != nil {
 		return nil // and that is what the compile says
 	}
-	seen := map[*file]digest.Digest{}
-	res, tier := j.fetchWork(ctx, id.key, func(c *action.Candidate) bool {
-		ok, _ := j.e.resolveCandidate(c, j.prep.place).check(j.e.files, seen)
-		return ok
-	})
+	var res *remote.Result
+	var tier string
+	if evicted != nil {
+		res, tier = j.workOf(ctx, evicted.action)
+	} else {
+		seen := map[*file]digest.Digest{}
+		res, tier = j.fetchWork(ctx, id.key, func(c *action.Candidate) bool {
+			ok, _ := j.e.resolveCandidate(c, j.prep.place).check(j.e.files, seen)
+			return ok
+		})
+	}
 	// Whoever else asked for it may have refused it as well, after it was stored.
 	if res == nil || j.checkRead(j.prep.work, res) != nil {
 		return nil
@@ -64,25 +70,33 @@ func (j *job) fetchWork(ctx context.Context, manifest digest.Key, holds func(*ac
 			continue
 		}
 		a, err := work.Action(c.Tree(), c.Found(), c.Absent)
-		if err != nil || a.Key() != c.Action || j.banned(c.Action) {
+		if err != nil || a.Key() != c.Action {
 			continue
 		}
 		if doubtful++; doubtful > maxDoubtful {
 			break
 		}
-		f := j.e.opt.Shared.Result(ctx, c.Action)
-		if f == nil || !declared(work, &f.Entry.Result) {
-			continue
+		if res, tier = j.workOf(ctx, c.Action); res != nil {
+			return res, tier
 		}
-		stored := &f.Entry.Result
-		res := &remote.Result{
-			Action: a, Key: c.Action, Hit: true, Stored: true,
-			Stdout: stored.Stdout, Stderr: stored.Stderr, CompileTime: stored.CompileTime,
-		}
-		for _, o := range stored.Outputs {
-			res.Outputs = append(res.Outputs, remote.Output{Role: o.Role, Data: f.Blobs[o.Digest], Digest: o.Digest, Executable: o.Executable})
-		}
-		return res, f.Tier
 	}
 	return nil, ""
+}
+
+// workOf fetches the result of an action of a worker's. What it declares is in the
+// action, so that no other outputs belong to it.
+func (j *job) workOf(ctx context.Context, key digest.Key) (*remote.Result, string) {
+	f := j.fetchResult(ctx, key, "")
+	if f == nil || !declared(j.prep.work, &f.Entry.Result) {
+		return nil, ""
+	}
+	stored := &f.Entry.Result
+	res := &remote.Result{
+		Action: &f.Entry.Action, Key: key, Hit: true, Stored: true,
+		Stdout: stored.Stdout, Stderr: stored.Stderr, CompileTime: stored.CompileTime,
+	}
+	for _, o := range stored.Outputs {
+		res.Outputs = append(res.Outputs, remote.Output{Role: o.Role, Data: f.Blobs[o.Digest], Digest: o.Digest, Executable: o.Executable})
+	}
+	return res, f.Tier
 }

@@ -351,6 +351,37 @@ func TestNotShared(t *testing.T) {
 	}
 }
 
+// TestFetchEvicted has the disk know what a result is called, and have it no more:
+// one question is enough.
+func TestFetchEvicted(t *testing.T) {
+	s := newTier()
+	files := map[string]string{"a.c": "int f(void) { int unused; return 0; }\n"}
+	dir := project(t, files)
+	args := []string{"-Wall", "-c", "a.c"}
+	e := onMachine(t, s, nil)
+	want, _, _ := build(t, e, dir, args...)
+	for _, again := range []bool{true, false} {
+		for _, d := range []string{"ac", "cas"} {
+			if err := os.RemoveAll(filepath.Join(e.cache.Dir(), d)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.results.clear()
+		asked, runs := "result", 0
+		if !again {
+			clear(s.results)
+			runs = 1
+		}
+		s.questions()
+		if got, _, ran := build(t, e, dir, args...); got != want || ran != runs {
+			t.Errorf("%d runs, want %d; the same object: %v", ran, runs, got == want)
+		}
+		if q := s.questions(); q != asked {
+			t.Errorf("asked %q, want %q", q, asked)
+		}
+	}
+}
+
 // TestFetchOnce has several builds want one unit: one of them asks.
 func TestFetchOnce(t *testing.T) {
 	s := newTier()

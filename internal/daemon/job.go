@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hpcc.dev/hpcc/internal/action"
+	"hpcc.dev/hpcc/internal/cache"
 	"hpcc.dev/hpcc/internal/compiler"
 	"hpcc.dev/hpcc/internal/digest"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
@@ -160,6 +161,7 @@ func (j *job) search(ctx context.Context, compile func(context.Context, manifest
 				return compile(ctx, id)
 			}
 		}
+		var evicted *candidate
 		if found != nil {
 			msg, err := j.deliver(id.key, found)
 			if err == nil {
@@ -167,11 +169,14 @@ func (j *job) search(ctx context.Context, compile func(context.Context, manifest
 			}
 			// Evicted or damaged under way: as if it had never been there.
 			why = err.Error()
+			if errors.Is(err, cache.ErrNotFound) {
+				evicted = found
+			}
 		}
 		j.outcome.why = why
 		if j.flight != nil {
 			// Nobody else asks for the same now.
-			if msg := j.fetch(ctx, &id); msg != nil {
+			if msg := j.fetch(ctx, &id, evicted); msg != nil {
 				return msg, nil
 			}
 			return compile(ctx, id)
