@@ -15,10 +15,18 @@ import (
 	"time"
 
 	"hpcc.dev/hpcc/internal/audit"
+	"hpcc.dev/hpcc/internal/config"
+	"hpcc.dev/hpcc/test/s3"
 )
 
 // startChain starts scheduler, workers and what they need.
 func startChain(t *testing.T, workers int, clients ...string) *Chain {
+	t.Helper()
+	return startSharing(t, nil, workers, clients...)
+}
+
+// startSharing is startChain with a cache that the workers share.
+func startSharing(t *testing.T, tier *config.Tier, workers int, clients ...string) *Chain {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("the agent makes mounts and namespaces: run the tests as root")
@@ -29,7 +37,7 @@ func startChain(t *testing.T, workers int, clients ...string) *Chain {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c, err := Start(ctx, Options{Bin: bin, Workers: workers, VCPUs: 2}, clients...)
+	c, err := Start(ctx, Options{Bin: bin, Workers: workers, VCPUs: 2, Tier: tier}, clients...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,13 +174,14 @@ func tailOf(out []byte) []byte { return out[max(0, len(out)-3000):] }
 
 // TestChain builds programs on workers: each object must be what the image's
 // compiler makes by hand with the command that hpcc shows, and a second checkout,
-// a second client and a second worker need no compile.
+// a second client, a second worker and a client that knows the workers' shared cache
+// need no compile.
 func TestChain(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // redis stamps its build with the time
 	for _, p := range []program{
-		{"redis", "", []string{"-C", "src", "-j4", "MALLOC=libc", "USE_SYSTEMD=no", "redis-server"}, 130},
+		{"redis", inBucket, "", []string{"-C", "src", "-j4", "MALLOC=libc", "USE_SYSTEMD=no", "redis-server"}, 130},
 		// Without optimisation, which takes most of the time and changes nothing here.
-		{"yaml-cpp", "objects := $(patsubst %.cpp,%.o,$(wildcard src/*.cpp))\nall: $(objects)\n%.o: %.cpp\n\tg++ -std=gnu++11 -g -Iinclude -MMD -c $< -o $@\n",
+		{"yaml-cpp", inDirectory, "objects := $(patsubst %.cpp,%.o,$(wildcard src/*.cpp))\nall: $(objects)\n%.o: %.cpp\n\tg++ -std=gnu++11 -g -Iinclude -MMD -c $< -o $@\n",
 			[]string{"-j4"}, 25},
 	} {
 		t.Run(p.source, func(t *testing.T) { testProgram(t, p) })
@@ -182,13 +191,42 @@ func TestChain(t *testing.T) {
 // program is one that workers compile.
 type program struct {
 	source   string // of Debian
+	tier     func(*testing.T) *config.Tier
 	makefile string // in its place, "" for its own
 	args     []string
 	objects  int // at least
 }
 
+// inBucket is a shared cache of a real server.
+func inBucket(t *testing.T) *config.Tier {
+	server := s3.Start(t, s3.Versity)
+	server.Setenv(t)
+	return &config.Tier{
+		Name: "bucket", Bucket: server.NewBucket(t), Prefix: "cache/", Region: s3.Region, Endpoint: server.Endpoint, PathStyle: true, Access: config.ReadWrite,
+		ReadTimeout: time.Minute, WriteTimeout: time.Minute, ListTimeout: time.Minute,
+	}
+}
+
+// inDirectory is one of a directory.
+func inDirectory(t *testing.T) *config.Tier {
+	return &config.Tier{
+		Name: "directory", Dir: t.TempDir(), Access: config.ReadWrite,
+		ReadTimeout: time.Minute, WriteTimeout: time.Minute, ListTimeout: time.Minute,
+	}
+}
+
+// written waits until what the workers made is in their shared cache.
+func written(t *testing.T, c *Chain, workers int) {
+	t.Helper()
+	for i := range workers {
+		if err := c.Worker(i).Written(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func testProgram(t *testing.T, p program) {
-	c := startChain(t, 2, "one", "two", "three")
+	c := startSharing(t, p.tier(t), 2, "one", "two", "three", "four")
 	src := filepath.Join(t.TempDir(), "source")
 	if out, err := exec.Command("../../scripts/fetch-source", p.source, src).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -270,6 +308,7 @@ func testProgram(t *testing.T, p program) {
 			t.Errorf("%+v, was %+v; %d jobs", s, before, jobs(t, c, 2)-ran)
 		}
 	})
+	written(t, c, 2)
 	t.Run("second client", func(t *testing.T) {
 		two := newClient(t, c, "two", ClientOptions{})
 		replay(t, two)
@@ -277,6 +316,25 @@ func testProgram(t *testing.T, p program) {
 			t.Errorf("%+v, %d jobs", s, jobs(t, c, 2)-ran)
 		}
 	})
+	t.Run("client of the tier", func(t *testing.T) {
+		four := newClient(t, c, "four", ClientOptions{Top: c.TierSettings()})
+		rows := func() (n int) {
+			for i := range 2 {
+				rows, err := c.Worker(i).Rows()
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += len(rows)
+			}
+			return n
+		}
+		before := rows()
+		replay(t, four)
+		if s := statsOf(t, four); s.HitsByTier[c.opt.Tier.Name] == 0 || s.HitsByTier[c.opt.Tier.Name] != s.HitsRemote || s.HitsRemote+s.HitsDirect != len(all) || rows() != before {
+			t.Errorf("%+v, and the workers were asked %d times", s, rows()-before)
+		}
+	})
+	// It has a store of its own, and half of the results in the shared cache alone.
 	t.Run("second worker", func(t *testing.T) {
 		if err := c.Worker(0).Stop(); err != nil {
 			t.Fatal(err)

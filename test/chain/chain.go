@@ -24,7 +24,10 @@ import (
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/audit"
 	"hpcc.dev/hpcc/internal/auth"
+	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/shared"
+	"hpcc.dev/hpcc/internal/tiers"
 	"hpcc.dev/hpcc/internal/vm"
 	"hpcc.dev/hpcc/internal/vm/vmtest"
 	"hpcc.dev/hpcc/internal/worker"
@@ -40,8 +43,12 @@ const tenant = "acme"
 type Options struct {
 	// Bin has hpcc, hpccd and hpcc-agent.
 	Bin string
-	// Workers is how many there are; they share their tenants' stores.
+	// Workers is how many there are. Without a Tier they have one directory of
+	// tenants' stores.
 	Workers int
+	// Tier is a shared cache; each worker has a directory and a signing key of its
+	// own then. The environment has the credentials of a bucket.
+	Tier *config.Tier
 	// VCPUs of each, which is how many jobs it runs at once.
 	VCPUs int
 	// Log gets what the parts log; nil for nowhere.
@@ -61,6 +68,38 @@ type Chain struct {
 	secrets map[string]string
 }
 
+// trustedKeys is the file with the workers' public keys, if they have any.
+func (c *Chain) trustedKeys() string { return filepath.Join(c.Dir, "trusted-keys") }
+
+// signingKey is the file of a worker's key.
+func (c *Chain) signingKey(worker string) string { return filepath.Join(c.Dir, worker+".signing-key") }
+
+// makeKeys makes a signing key for each worker, and the file of those that are
+// trusted.
+func (c *Chain) makeKeys() error {
+	var lines []string
+	for i := range c.opt.Workers {
+		name := fmt.Sprintf("worker-%d", i+1)
+		line, err := shared.GenerateKey(c.signingKey(name), shared.RoleWorker, name)
+		if err != nil {
+			return err
+		}
+		lines = append(lines, line)
+	}
+	return os.WriteFile(c.trustedKeys(), []byte(strings.Join(lines, "\n")+"\n"), 0o600)
+}
+
+// TierSettings are the tables of a client.toml for who takes from the workers' tier
+// what they wrote there.
+func (c *Chain) TierSettings() string {
+	t := c.opt.Tier
+	text := fmt.Sprintf("[cache]\ntenant = %q\ntrusted_keys_file = %q\ntrust = \"workers\"\n[[cache.tiers]]\nname = %q\naccess = \"read-only\"\n", tenant, c.trustedKeys(), t.Name)
+	if t.Dir != "" {
+		return text + fmt.Sprintf("url = %q\n", "file://"+t.Dir)
+	}
+	return text + fmt.Sprintf("url = %q\nregion = %q\nendpoint = %q\npath_style = %v\n", "s3://"+t.Bucket, t.Region, t.Endpoint, t.PathStyle)
+}
+
 // Worker is one that runs in this process.
 type Worker struct {
 	Name    string
@@ -68,11 +107,15 @@ type Worker struct {
 	journal *audit.Journal
 	service *worker.Service
 	audit   string
-	stop    context.CancelFunc
-	done    chan error
-	hurry   chan struct{}
-	once    sync.Once
-	err     error
+	// tier is what it shares with others, and caches are its tenants' parts of that.
+	tier   *tiers.Set
+	mu     sync.Mutex
+	caches []*shared.Cache
+	stop   context.CancelFunc
+	done   chan error
+	hurry  chan struct{}
+	once   sync.Once
+	err    error
 	traffic
 }
 
@@ -134,6 +177,11 @@ func Start(ctx context.Context, opt Options, clients ...string) (_ *Chain, err e
 	}
 	if err := c.StartScheduler(ctx); err != nil {
 		return nil, err
+	}
+	if opt.Tier != nil {
+		if err := c.makeKeys(); err != nil {
+			return nil, err
+		}
 	}
 	for i := range opt.Workers {
 		w, err := c.startWorker(ctx, fmt.Sprintf("worker-%d", i+1))
@@ -266,11 +314,19 @@ func (c *Chain) startWorker(ctx context.Context, name string) (*Worker, error) {
 		return nil, err
 	}
 	verifier := auth.NewVerifier()
-	w.service, err = worker.New(worker.Options{
+	opt := worker.Options{
 		Name: name, Version: "test", Dir: c.Dir, StoreBytes: 10 << 30, Verifier: verifier, Machines: worker.Pooled{Pool: w.pool},
 		Images: root{}, Audit: w.journal, Limits: agentapi.Limits{MemoryBytes: 2 << 30}, Log: c.opt.Log,
-	})
-	if err != nil {
+	}
+	if c.opt.Tier != nil {
+		if w.tier, err = tiers.Open(&config.Shared{
+			SigningKeyFile: c.signingKey(name), TrustedKeysFile: c.trustedKeys(), Trust: config.TrustWorkers, Tiers: []config.Tier{*c.opt.Tier},
+		}, c.opt.Log); err != nil {
+			return nil, err
+		}
+		opt.Dir, opt.Shared = dir, w.share
+	}
+	if w.service, err = worker.New(opt); err != nil {
 		return nil, err
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -287,6 +343,30 @@ func (c *Chain) startWorker(ctx context.Context, name string) (*Worker, error) {
 		}})
 	}()
 	return w, nil
+}
+
+// share makes a tenant's part of the tier.
+func (w *Worker) share(tenant string) (worker.Shared, error) {
+	c, err := w.tier.Cache(tenant)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.caches = append(w.caches, c)
+	return c, nil
+}
+
+// Written waits until what the worker made is in the tier.
+func (w *Worker) Written(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.caches {
+		if err := c.Drain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // root is this machine's root as an image.
@@ -314,6 +394,9 @@ func (w *Worker) Stop() error {
 		}
 		if w.service != nil {
 			w.err = errors.Join(w.err, w.service.Close())
+		}
+		if w.tier != nil {
+			w.err = errors.Join(w.err, w.tier.Close())
 		}
 		if w.journal != nil {
 			w.err = errors.Join(w.err, w.journal.Close())

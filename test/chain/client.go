@@ -108,7 +108,7 @@ func (cl *Client) Env() []string {
 		"HPCC_STATS_LOG=" + cl.Dir + "/stats.jsonl",
 	}
 	for _, kv := range os.Environ() {
-		if strings.HasPrefix(kv, "SOURCE_DATE_EPOCH=") || strings.HasPrefix(kv, "TMPDIR=") {
+		if strings.HasPrefix(kv, "SOURCE_DATE_EPOCH=") || strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "TMPDIR=") {
 			env = append(env, kv)
 		}
 	}
@@ -176,6 +176,7 @@ type Stats struct {
 	HitsDirect       int            `json:"hits_direct"`
 	HitsPreprocessed int            `json:"hits_preprocessed"`
 	HitsRemote       int            `json:"hits_remote"`
+	HitsByTier       map[string]int `json:"hits_by_tier"`
 	Misses           int            `json:"misses"`
 	CompilesFailed   int            `json:"compiles_failed"`
 	Uncacheable      map[string]int `json:"uncacheable"`

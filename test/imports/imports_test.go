@@ -113,7 +113,7 @@ const graph = `
 	test/lab/demo:        guest internal/digest internal/rootfs test/images test/lab
 	test/script:
 	test/s3:
-	test/chain:           internal/agentapi internal/audit internal/auth internal/digest internal/vm internal/vm/vmtest internal/worker
+	test/chain:           internal/agentapi internal/audit internal/auth internal/config internal/digest internal/shared internal/tiers internal/vm internal/vm/vmtest internal/worker
 	bench/measure:
 	bench/s3:             bench/measure internal/shared test/s3
 	bench/remote:         bench/measure internal/audit test/chain
