@@ -178,7 +178,7 @@ func (t *tier) unwritable() bool {
 		return false
 	}
 	s := g.State()
-	return s.Away || slices.Contains(s.Denied, "writes")
+	return s.Away || slices.Contains(s.Shut, "writes")
 }
 
 func (t *tier) stats() TierStats {
@@ -209,8 +209,10 @@ func (t *tier) stats() TierStats {
 		switch {
 		case state.Away:
 			s.State, s.Why, s.Since, s.Until = StateAway, state.Reason, state.Since, state.Until
-		case len(state.Denied) > 0:
+		case state.Denied:
 			s.State, s.Why, s.Since, s.Until = StateDenied, state.Reason, state.Since, state.Until
+		case len(state.Shut) > 0:
+			s.State, s.Why, s.Since, s.Until = StateFailing, state.Reason, state.Since, state.Until
 		}
 	}
 	return s

@@ -244,10 +244,13 @@ func (d *Directory) Get(ctx context.Context, name string, limit int64) (Object, 
 	if err := d.check(name, false); err != nil {
 		return Object{}, err
 	}
-	return do(ctx, d, func(root *os.Root) (Object, error) { return get(root, name, limited(limit)) })
+	return do(ctx, d, func(root *os.Root) (Object, error) { return get(ctx, root, name, limited(limit)) })
 }
 
-func get(root *os.Root, name string, limit int64) (Object, error) {
+// piece is how much of a file is read at once, for Progress's sake.
+const piece = 1 << 20
+
+func get(ctx context.Context, root *os.Root, name string, limit int64) (Object, error) {
 	// A FIFO, which somebody may have put there, would be waited for.
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -264,10 +267,15 @@ func get(root *os.Root, name string, limit int64) (Object, error) {
 		return Object{}, fmt.Errorf("%w: %s has %d bytes", ErrTooLarge, name, fi.Size())
 	}
 	body := make([]byte, fi.Size())
-	if _, err := io.ReadFull(f, body); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return Object{}, fmt.Errorf("%w: %s became shorter", ErrCorrupt, name)
-	} else if err != nil {
-		return Object{}, err
+	for at := 0; at < len(body); {
+		n, err := io.ReadFull(f, body[at:min(len(body), at+piece)])
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return Object{}, fmt.Errorf("%w: %s became shorter", ErrCorrupt, name)
+		} else if err != nil {
+			return Object{}, err
+		}
+		at += n
+		Progress(ctx, n)
 	}
 	return Object{Body: body, Version: versionOf(fi), Modified: fi.ModTime()}, nil
 }
@@ -417,7 +425,7 @@ func (d *Directory) Touch(ctx context.Context, name string) error {
 		}
 		// Only a file's owner may set its times. Whoever may write to the directory
 		// can put the same again.
-		o, err := get(root, name, MaxObject)
+		o, err := get(ctx, root, name, MaxObject)
 		if err == nil {
 			_, err = d.put(ctx, root, name, o.Body, Condition{Version: o.Version})
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,7 +15,9 @@ import (
 type GuardOptions struct {
 	// Read is how long Get and Stat may take (2 s), Write how long Put, Touch and
 	// Delete may (5 s), and List how long a listing may name nothing (30 s); what its
-	// visitor takes does not count.
+	// visitor takes does not count. A body has a second more for each MiB, so that a
+	// large one over a network that works is no time-out: of one that is read, for
+	// each that has come (Progress), and never more than Read ahead.
 	Read, Write, List time.Duration
 	// After FirstProbe (5 s) a store that is away is asked whether it is back, then
 	// after twice as long, up to LastProbe (5 min).
@@ -25,15 +28,19 @@ type GuardOptions struct {
 
 // Guarded is a store that costs no more than one time-out when it is away.
 //
-// The first call that gets no answer in time, or none but ErrUnavailable, opens a
-// circuit: calls that are under way are cut short, and later ones fail within
+// The first call that is answered by ErrUnavailable, or the first read that gets no
+// answer in time, opens a circuit: calls that are under way are cut short, and later ones fail within
 // microseconds with an *AwayError. A probe in the background, never on a caller's
 // time, closes it again. So callers at once and callers in a row lose one time-out
 // of wall time together.
 //
-// ErrDenied opens the circuit too, since credentials do not heal by asking for each
-// object; but only for calls of the same kind (reads, writes, listings, removals): whoever may
-// not write may well read.
+// Another kind of call (writes, listings, removals) that gets no answer in time opens
+// it for that kind alone: nobody waits for these, and over a narrow network an upload
+// can be slow while small objects are read well. If the store is away for reads too,
+// the first of them tells.
+//
+// So does ErrDenied, of reads as well, since credentials do not heal by asking for each
+// object: whoever may not write may well read, and the other way round.
 //
 // No other error says that the next call would fail: objects that are absent, have
 // changed, are damaged or too large are a store's answers, and an error that is none
@@ -44,10 +51,9 @@ type Guarded struct {
 	opt   GuardOptions
 
 	mu      sync.Mutex
-	away    *AwayError        // what all calls get at once
-	denied  [kinds]*AwayError // what those of a kind do
-	epoch   epoch             // of the calls that are under way
-	probing bool              // a goroutine does: while anything is away or denied
+	shut    [kinds]*AwayError // what calls get at once; of reads that are not denied, all
+	epochs  [kinds]epoch      // of the calls that are under way
+	probing bool              // a goroutine does: while anything is shut
 	pause   time.Duration     // before the latest probe
 	until   time.Time         // of the next probe
 	well    time.Time         // when probing last ended
@@ -72,7 +78,7 @@ const (
 
 func (k kind) String() string { return [kinds]string{"reads", "writes", "listings", "removals"}[k] }
 
-// epoch is a time in which the store is not away.
+// epoch is a time in which a kind of call is not shut.
 type epoch struct {
 	ctx context.Context
 	end context.CancelCauseFunc
@@ -98,10 +104,12 @@ func (e *AwayError) Error() string {
 // Unwrap makes every AwayError an ErrUnavailable, and tells of ErrDenied as well.
 func (e *AwayError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
 
-// errTimeout is the cause of a call's end.
+// timeoutError is the cause of a call's end: the time that it had.
 type timeoutError time.Duration
 
-func (e timeoutError) Error() string { return fmt.Sprintf("no answer within %v", time.Duration(e)) }
+func (e timeoutError) Error() string {
+	return fmt.Sprintf("no answer within %v", time.Duration(e).Round(10*time.Millisecond))
+}
 
 // Counts are what a guarded store was used for.
 type Counts struct {
@@ -120,12 +128,15 @@ type Counts struct {
 // State is how a guarded store is, for people.
 type State struct {
 	Store string `json:"store"`
-	// Away says that the store is not asked for anything. Denied are the kinds of
-	// calls that are not made because it does not allow them.
-	Away   bool     `json:"away"`
-	Denied []string `json:"denied,omitempty"`
-	// Since and Until are when the latest of it began and when it is tried again;
-	// zero where all is well. Reason is the error.
+	// Away says that the store is not asked for anything.
+	Away bool `json:"away"`
+	// Shut are the kinds of calls that are not made although the store is not away:
+	// "reads", "writes", "listings", "removals"; Denied says that it does not allow
+	// the first of them.
+	Shut   []string `json:"shut,omitempty"`
+	Denied bool     `json:"denied,omitempty"`
+	// Since and Until are when that began and when it is tried again; zero where all
+	// is well. Reason is the error.
 	Since  time.Time `json:"since,omitzero"`
 	Until  time.Time `json:"until,omitzero"`
 	Reason string    `json:"reason,omitempty"`
@@ -137,8 +148,8 @@ func (s State) String() string {
 	switch {
 	case s.Away:
 		return fmt.Sprintf("away since %s, asked again at %s: %s", s.Since.Format(time.TimeOnly), s.Until.Format(time.TimeOnly), s.Reason)
-	case len(s.Denied) > 0:
-		return fmt.Sprintf("%v denied since %s, tried again at %s: %s", s.Denied, s.Since.Format(time.TimeOnly), s.Until.Format(time.TimeOnly), s.Reason)
+	case len(s.Shut) > 0:
+		return fmt.Sprintf("no %s since %s, tried again at %s: %s", strings.Join(s.Shut, ", "), s.Since.Format(time.TimeOnly), s.Until.Format(time.TimeOnly), s.Reason)
 	}
 	return "ok"
 }
@@ -159,7 +170,10 @@ func Guard(s Store, opt GuardOptions) *Guarded {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	g := &Guarded{store: s, opt: opt, epoch: newEpoch()}
+	g := &Guarded{store: s, opt: opt}
+	for k := range g.epochs {
+		g.epochs[k] = newEpoch()
+	}
 	g.life, g.end = context.WithCancel(context.Background())
 	return g
 }
@@ -170,29 +184,29 @@ func (g *Guarded) State() State {
 	defer g.mu.Unlock()
 	s := State{Store: g.store.String(), Counts: g.count}
 	tell := func(e *AwayError) { s.Since, s.Until, s.Reason = e.Since, e.Until, e.Err.Error() }
-	if g.away != nil {
+	if e := g.away(); e != nil {
 		s.Away = true
-		tell(g.away)
+		tell(e)
 		return s
 	}
-	for k, e := range g.denied {
-		if e != nil {
-			s.Denied = append(s.Denied, kind(k).String())
+	for k, e := range g.shut {
+		if e == nil {
+			continue
+		}
+		if s.Shut = append(s.Shut, kind(k).String()); len(s.Shut) == 1 {
+			s.Denied = errors.Is(e.Err, ErrDenied)
 			tell(e)
 		}
 	}
 	return s
 }
 
-// Away says until when the store is not asked for anything, and why; the zero time
-// if it is asked.
-func (g *Guarded) Away() (until time.Time, why string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.away == nil {
-		return time.Time{}, ""
+// away is what every call gets, if it does; g.mu is held.
+func (g *Guarded) away() *AwayError {
+	if e := g.shut[reading]; e != nil && !errors.Is(e.Err, ErrDenied) {
+		return e
 	}
-	return g.away.Until, g.away.Err.Error()
+	return nil
 }
 
 func (g *Guarded) String() string { return g.store.String() }
@@ -207,14 +221,12 @@ func (g *Guarded) Close() error {
 	return g.store.Close()
 }
 
-// call makes a call of the store that may take limit.
+// call makes a call of the store that may take limit, as far as its clock is not moved.
 func (g *Guarded) call(ctx context.Context, k kind, limit time.Duration, f func(ctx context.Context) error) error {
-	return g.watch(ctx, k, limit, func(ctx context.Context, _ func() func()) error { return f(ctx) })
+	return g.watch(ctx, k, limit, func(ctx context.Context, _ *clock) error { return f(ctx) })
 }
 
-// watch makes a call that may take limit. f gets a function that stops the clock,
-// and returns one that starts it anew.
-func (g *Guarded) watch(ctx context.Context, k kind, limit time.Duration, f func(ctx context.Context, stop func() func()) error) error {
+func (g *Guarded) watch(ctx context.Context, k kind, limit time.Duration, f func(ctx context.Context, c *clock) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -225,12 +237,9 @@ func (g *Guarded) watch(ctx context.Context, k kind, limit time.Duration, f func
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(now.ctx, func() { cancel(context.Cause(now.ctx)) })()
-	clock := time.AfterFunc(limit, func() { cancel(timeoutError(limit)) })
-	defer clock.Stop()
-	err := f(inner, func() func() {
-		clock.Stop()
-		return func() { clock.Reset(limit) }
-	})
+	c := newClock(limit, func() { cancel(timeoutError(limit)) })
+	defer c.stop()
+	err := f(context.WithValue(inner, clockKey{}, c), c)
 	if err == nil {
 		return nil
 	}
@@ -241,12 +250,12 @@ func (g *Guarded) watch(ctx context.Context, k kind, limit time.Duration, f func
 func (g *Guarded) enter(k kind) (epoch, *AwayError) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if e := cmp.Or(g.away, g.denied[k]); e != nil {
+	if e := cmp.Or(g.away(), g.shut[k]); e != nil {
 		g.count.Refused++
 		return epoch{}, e
 	}
 	g.count.Calls++
-	return g.epoch, nil
+	return g.epochs[k], nil
 }
 
 // judge decides what an error says of the store, and what the caller is told.
@@ -277,9 +286,12 @@ func (g *Guarded) judge(ctx, inner context.Context, k kind, err error) error {
 			why = fmt.Errorf("%w (%s)", why, err.Error())
 		}
 		return g.fail(k, why)
-	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnavailable):
+	case errors.Is(err, ErrDenied):
 		g.count.Errors++
 		return g.fail(k, err)
+	case errors.Is(err, ErrUnavailable):
+		g.count.Errors++
+		return g.fail(reading, err) // it is not there at all
 	}
 	g.count.Errors++
 	return err
@@ -290,7 +302,7 @@ func (g *Guarded) fail(k kind, err error) error {
 	if g.closed {
 		return err
 	}
-	if e := cmp.Or(g.away, g.denied[k]); e != nil {
+	if e := cmp.Or(g.away(), g.shut[k]); e != nil {
 		return e // another call was faster
 	}
 	if !g.probing {
@@ -304,20 +316,31 @@ func (g *Guarded) fail(k kind, err error) error {
 		g.probing = true
 		g.probe.Go(g.heal)
 	}
-	return g.shut(k, err)
+	return g.open(k, err)
 }
 
-// shut refuses calls: those of a kind if they are denied, else all; g.mu is held.
-func (g *Guarded) shut(k kind, err error) *AwayError {
+// open opens the circuit, for calls of a kind or for all; g.mu is held.
+func (g *Guarded) open(k kind, err error) *AwayError {
 	e := &AwayError{Store: g.store.String(), Since: time.Now(), Until: g.until, Err: err}
-	if errors.Is(err, ErrDenied) {
-		g.denied[k] = e
+	g.shut[k] = e
+	switch {
+	case errors.Is(err, ErrDenied):
+		// What is under way was perhaps allowed, and if not, says so soon.
 		g.opt.Log.Warn("a shared store denies access, and builds go on without", "store", e.Store, "calls", k.String(), "err", err)
-		return e
+	case k == reading:
+		for k := range g.epochs {
+			g.cut(kind(k), e)
+		}
+		g.opt.Log.Warn("a shared store is away, and builds go on without", "store", e.Store, "until", e.Until, "err", err)
+	default:
+		g.cut(k, e)
+		g.opt.Log.Warn("a shared store fails, and is only used for the rest", "store", e.Store, "calls", k.String(), "until", e.Until, "err", err)
 	}
-	g.away = e
-	g.epoch.end(e)
-	g.epoch = newEpoch()
-	g.opt.Log.Warn("a shared store is away, and builds go on without", "store", e.Store, "until", e.Until, "err", err)
 	return e
+}
+
+// cut ends the calls of a kind that are under way; g.mu is held.
+func (g *Guarded) cut(k kind, e *AwayError) {
+	g.epochs[k].end(e)
+	g.epochs[k] = newEpoch()
 }

@@ -22,7 +22,9 @@ func (g *Guarded) Stat(ctx context.Context, name string) (i Info, err error) {
 }
 
 func (g *Guarded) Put(ctx context.Context, name string, body []byte, when Condition) (v Version, err error) {
-	err = g.call(ctx, writing, g.opt.Write, func(ctx context.Context) (err error) {
+	// Of what was sent nobody tells; each MiB has its second at once.
+	limit := g.opt.Write + worth(len(body))
+	err = g.call(ctx, writing, limit, func(ctx context.Context) (err error) {
 		v, err = g.store.Put(ctx, name, body, when)
 		return err
 	})
@@ -54,25 +56,13 @@ func (g *Guarded) DeleteMany(ctx context.Context, names []string) error {
 	return nil
 }
 
-// clockKey is the key of a context's value: a function that stops the clock of a
-// listing, and returns one that starts it anew.
-type clockKey struct{}
-
-// goesOn tells a guard above that a listing has come to an object, although nobody
-// is shown it yet.
-func goesOn(ctx context.Context) {
-	if stop, ok := ctx.Value(clockKey{}).(func() func()); ok {
-		stop()()
-	}
-}
-
 // List gives the store its time anew for each object.
 func (g *Guarded) List(ctx context.Context, prefix string, visit func(Info) error) error {
 	var stopped error
-	err := g.watch(ctx, listing, g.opt.List, func(ctx context.Context, stop func() func()) error {
-		ctx = context.WithValue(ctx, clockKey{}, stop)
+	err := g.watch(ctx, listing, g.opt.List, func(ctx context.Context, c *clock) error {
 		err := g.store.List(ctx, prefix, func(i Info) error {
-			defer stop()()
+			c.stop()
+			defer c.again()
 			stopped = visit(i)
 			return stopped
 		})

@@ -33,20 +33,14 @@ func (g *Guarded) heal() {
 // ask probes what calls are not made of, and reports whether all are again.
 func (g *Guarded) ask() (well bool) {
 	g.mu.Lock()
-	away, denied := g.away, g.denied
+	shut := g.shut
 	g.mu.Unlock()
-	if away != nil {
-		// Its answer to a read, even a denial, says that it is there.
-		err := g.try(reading)
-		if g.answered(reading, err) {
-			denied[reading] = nil // just asked
-		} else {
-			denied = [kinds]*AwayError{}
+	for k, e := range shut {
+		if e == nil {
+			continue
 		}
-	}
-	for k, e := range denied {
-		if e != nil && !g.answered(kind(k), g.try(kind(k))) {
-			break
+		if g.answered(kind(k), g.try(kind(k))); g.gone() {
+			break // the others would not be answered either
 		}
 	}
 	g.mu.Lock()
@@ -54,48 +48,43 @@ func (g *Guarded) ask() (well bool) {
 	if g.closed {
 		return true
 	}
-	if g.away == nil && g.denied == [kinds]*AwayError{} {
+	if g.shut == [kinds]*AwayError{} {
 		g.probing, g.well = false, time.Now()
 		g.opt.Log.Info("a shared store is back", "store", g.store.String())
 		return true
 	}
 	g.pause = min(2*g.pause, g.opt.LastProbe)
 	g.until = time.Now().Add(g.pause)
-	for _, e := range []**AwayError{&g.away, &g.denied[reading], &g.denied[writing], &g.denied[listing], &g.denied[removing]} {
-		if *e != nil {
-			later := **e // callers may hold the old one
+	for k, e := range g.shut {
+		if e != nil {
+			later := *e // callers may hold the old one
 			later.Until = g.until
-			*e = &later
+			g.shut[k] = &later
 		}
 	}
 	return false
 }
 
-// answered takes the answer to a probe, and reports whether there was one.
-func (g *Guarded) answered(k kind, err error) bool {
+// gone reports whether the store is away, or not to be asked any more.
+func (g *Guarded) gone() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed || g.away() != nil
+}
+
+// answered takes the answer to a probe.
+func (g *Guarded) answered(k kind, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.closed:
-		return false
-	case errors.Is(err, ErrDenied):
-		g.away = nil
-		if e := g.denied[k]; e == nil {
-			_ = g.shut(k, err)
-		} else {
-			g.denied[k] = &AwayError{Store: e.Store, Since: e.Since, Until: e.Until, Err: err}
-		}
-	case errors.Is(err, ErrUnavailable):
-		if e := g.away; e == nil {
-			_ = g.shut(k, err)
-		} else {
-			g.away = &AwayError{Store: e.Store, Since: e.Since, Until: e.Until, Err: err}
-		}
-		return false
+	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnavailable):
+		later := *g.shut[k]
+		later.Err = err
+		g.shut[k] = &later
 	default:
-		g.away, g.denied[k] = nil, nil
+		g.shut[k] = nil
 	}
-	return true
 }
 
 // try makes a call of a kind that changes nothing.

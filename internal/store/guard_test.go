@@ -196,7 +196,7 @@ func TestWhatOpensTheCircuit(t *testing.T) {
 					}
 				}
 				s := g.State()
-				if s.Away != c.away || (len(s.Denied) > 0) != c.denied {
+				if s.Away != c.away || s.Denied != c.denied {
 					t.Errorf("%#v", s)
 				}
 				if n := c.errors; (c.away || c.denied) && s.Errors != n || !c.away && !c.denied && s.Errors != 3*n {
@@ -237,11 +237,11 @@ func TestDeniedWrites(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if s := g.State(); s.Away || len(s.Denied) != 1 || s.Denied[0] != "writes" || s.Refused != 2 {
+		if s := g.State(); s.Away || !s.Denied || fmt.Sprint(s.Shut) != "[writes]" || s.Refused != 2 {
 			t.Errorf("%#v", s)
 		}
 		time.Sleep(6 * time.Second)
-		if s := g.State(); len(s.Denied) != 1 || time.Until(s.Until) > 10*time.Second || s.Until.Before(time.Now()) {
+		if s := g.State(); !s.Denied || time.Until(s.Until) > 10*time.Second || s.Until.Before(time.Now()) {
 			t.Errorf("%#v", s)
 		}
 		m.set(nil, nil)
@@ -258,32 +258,134 @@ func TestDeniedWrites(t *testing.T) {
 // Denied, then away, then denied again, then well.
 func TestMoodsMix(t *testing.T) {
 	guarded(t, func(t *testing.T, m *moody, g *store.Guarded) {
+		state := func(want string) {
+			t.Helper()
+			s := g.State()
+			if got := fmt.Sprint(s.Away, s.Denied, s.Shut); got != want {
+				t.Errorf("%s; want %s: %s", got, want, s)
+			}
+		}
 		m.set(nil, fails(store.ErrDenied))
 		g.Put(t.Context(), "name", nil, store.Condition{})
+		state("false true [writes]")
 		m.set(hangs, hangs)
 		get(t, g)
-		if s := g.State(); !s.Away {
-			t.Errorf("%#v", s)
-		}
+		state("true false []")
 		m.set(fails(store.ErrDenied), hangs)
 		time.Sleep(time.Minute)
-		if s := g.State(); !s.Away { // writes hang still
-			t.Errorf("%#v", s)
-		}
-		m.set(fails(store.ErrDenied), fails(store.ErrDenied))
+		state("false true [reads writes]")
+		m.set(nil, hangs)
 		time.Sleep(5 * time.Minute)
-		if s := g.State(); s.Away || len(s.Denied) != 2 {
-			t.Errorf("%#v", s)
-		}
+		state("false false [writes]")
 		if err := g.List(t.Context(), "", func(store.Info) error { return nil }); err != nil {
 			t.Error(err)
 		}
+		m.set(fails(store.ErrUnavailable), nil)
+		get(t, g)
+		state("true false []")
+		time.Sleep(10 * time.Minute)
+		state("true false []")
 		m.set(nil, nil)
 		time.Sleep(10 * time.Minute)
+		state("false false []")
 		if s := g.State(); s.String() != "ok" {
 			t.Errorf("%#v", s)
 		}
 	})
+}
+
+// A store that refuses connections is away, whoever finds out.
+func TestWriteFindsStoreAway(t *testing.T) {
+	guarded(t, func(t *testing.T, m *moody, g *store.Guarded) {
+		m.set(hangs, fails(store.ErrUnavailable))
+		if _, err := g.Put(t.Context(), "name", nil, store.Condition{}); !errors.Is(err, store.ErrUnavailable) {
+			t.Error(err)
+		}
+		if took, err := get(t, g); took != 0 || !errors.Is(err, store.ErrUnavailable) || !g.State().Away {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
+
+// An upload that takes too long ends uploads, all at once, and nothing else.
+func TestSlowWrites(t *testing.T) {
+	guarded(t, func(t *testing.T, m *moody, g *store.Guarded) {
+		m.set(nil, hangs)
+		began := time.Now()
+		var all sync.WaitGroup
+		for i := range 10 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				if _, err := g.Put(t.Context(), "name", nil, store.Condition{}); !errors.Is(err, store.ErrUnavailable) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if d := time.Since(began); d != 5*time.Second {
+			t.Errorf("all took %v", d)
+		}
+		if _, err := get(t, g); !errors.Is(err, store.ErrNotFound) {
+			t.Error(err)
+		}
+		if s := g.State(); s.Away || s.Denied || s.Timeouts != 1 || s.Cut != 9 ||
+			s.String() != "no writes since 00:00:05, tried again at 00:00:10: the store is not available: no answer within 5s" {
+			t.Errorf("%#v, %s", s, s)
+		}
+	})
+	// A large body has more time.
+	guarded(t, func(t *testing.T, m *moody, g *store.Guarded) {
+		m.set(nil, hangs)
+		began := time.Now()
+		if _, err := g.Put(t.Context(), "name", make([]byte, 10<<20), store.Condition{}); !errors.Is(err, store.ErrUnavailable) || time.Since(began) != 15*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// A body that comes steadily may take its time; one that trickles, or stops, not.
+func TestBodiesComeSlowly(t *testing.T) {
+	const mib = 1 << 20
+	for name, c := range map[string]struct {
+		pieces, size int
+		every        time.Duration
+		hang         bool
+		took         time.Duration
+		ok           bool
+	}{
+		"steady":   {100, mib, 500 * time.Millisecond, false, 50 * time.Second, true},
+		"trickle":  {100, mib / 1024, 100 * time.Millisecond, false, 2 * time.Second, false},
+		"narrow":   {100, mib / 4, 500 * time.Millisecond, false, 3500 * time.Millisecond, false},
+		"stops":    {100, 10 * mib, 10 * time.Millisecond, true, 3 * time.Second, false},
+		"at first": {1, mib, 2100 * time.Millisecond, false, 2 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			guarded(t, func(t *testing.T, m *moody, g *store.Guarded) {
+				m.Store.Put(t.Context(), "name", nil, store.Condition{})
+				m.set(func(ctx context.Context) error {
+					for range c.pieces {
+						select {
+						case <-time.After(c.every):
+							store.Progress(ctx, c.size)
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					if c.hang {
+						return hangs(ctx)
+					}
+					return nil
+				}, nil)
+				took, err := get(t, g)
+				if (err == nil) != c.ok || (took-c.took).Abs() > 600*time.Millisecond {
+					t.Errorf("%v after %v; want %v", err, took, c.took)
+				}
+				if g.State().Away == c.ok {
+					t.Errorf("%s", g.State())
+				}
+			})
+		})
+	}
 }
 
 // What a store waited for in vain is in what people are told.

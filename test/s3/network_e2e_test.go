@@ -234,6 +234,34 @@ func TestGuardedStoreDies(t *testing.T) {
 	}
 }
 
+// A large object over a narrow network takes longer than a read may without progress,
+// and is no reason to give the store up.
+func TestLargeObjectOverNarrowNetwork(t *testing.T) {
+	s := s3.Start(t, s3.Versity)
+	s.Setenv(t)
+	p := s3.Toxic(t, s.Endpoint)
+	st := open(t, s3store.Options{Bucket: s.NewBucket(t), Endpoint: p.Endpoint})
+	body := noise(32 << 20)
+	put(t, st, "name", body)
+	p.Bandwidth(4000)
+	const limit = 5 * time.Second
+	g := store.Guard(st, store.GuardOptions{Read: limit})
+	defer g.Close()
+	began := time.Now()
+	o, err := g.Get(t.Context(), "name", store.MaxObject)
+	if err != nil || !bytes.Equal(o.Body, body) || g.State().Away {
+		t.Errorf("%v, %s", err, g.State())
+	}
+	if took := time.Since(began); took < limit {
+		t.Errorf("it took %v, which shows nothing", took)
+	}
+	p.Heal()
+	p.Bandwidth(10)
+	if _, err := g.Get(t.Context(), "name", store.MaxObject); !errors.Is(err, store.ErrUnavailable) || !g.State().Away {
+		t.Errorf("a trickle: %v, %s", err, g.State())
+	}
+}
+
 // tamper is a server that changes what it passes on.
 func tamper(t *testing.T, s *s3.Server, answer func(res *http.Response) error) string {
 	t.Helper()

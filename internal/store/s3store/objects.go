@@ -59,7 +59,7 @@ func (s *Store) get(ctx context.Context, c *s3.Client, name string, limit int64)
 	if size > limit {
 		return store.Object{}, false, fmt.Errorf("%w: %s has %d bytes", store.ErrTooLarge, name, size)
 	}
-	body, err := readBody(out.Body, size, limit)
+	body, err := readBody(progress{ctx, out.Body}, size, limit)
 	switch {
 	case errors.Is(err, store.ErrTooLarge):
 		return store.Object{}, false, fmt.Errorf("%w: %s has more than %d bytes", err, name, limit)
@@ -73,6 +73,18 @@ func (s *Store) get(ctx context.Context, c *s3.Client, name string, limit int64)
 	}
 	o := store.Object{Body: body, Version: store.Version(aws.ToString(out.ETag)), Modified: aws.ToTime(out.LastModified)}
 	return o, false, nil
+}
+
+// progress tells a guard of what comes.
+type progress struct {
+	ctx context.Context //nolint:containedctx // for one body
+	io.Reader
+}
+
+func (p progress) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	store.Progress(p.ctx, n)
+	return n, err
 }
 
 // firstRead is how much memory a server's word for a size is worth before any of
