@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"hpcc.dev/hpcc/internal/atomicfile"
+	"hpcc.dev/hpcc/internal/filelock"
 )
 
 // Log takes rows. It may be used by many goroutines at once.
@@ -181,7 +182,7 @@ func OpenJournal(dir string, opt Options) (_ *Journal, err error) {
 			lock.Close()
 		}
 	}()
-	if ok, err := tryLock(lock); err != nil {
+	if ok, err := filelock.Try(lock); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	} else if !ok {
 		return nil, fmt.Errorf("audit: %s: %w", dir, ErrLocked)

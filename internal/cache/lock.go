@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/filelock"
 )
 
 // lockPatience is how long a lock is waited for. Whoever has one holds it for a
@@ -52,7 +53,7 @@ func acquire(path string, patience time.Duration) (*os.File, error) {
 			return nil, err
 		}
 		for {
-			ok, err := tryLock(f)
+			ok, err := filelock.Try(f)
 			if err != nil {
 				f.Close()
 				return nil, err

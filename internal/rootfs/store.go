@@ -18,6 +18,7 @@ import (
 
 	"hpcc.dev/hpcc/internal/atomicfile"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/filelock"
 )
 
 // Image is a root file system that lies ready in a store.
@@ -528,7 +529,7 @@ func (s *Store) tryLock(digest string) (unlock func(), ok bool, err error) {
 		if err != nil {
 			return nil, false, fmt.Errorf("image store: %w", err)
 		}
-		ok, err := flock(f, true)
+		ok, err := filelock.Try(f)
 		if !ok || err != nil {
 			f.Close()
 			return nil, false, err
@@ -549,7 +550,7 @@ func hold(path string) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ok, err := flock(f, false)
+	ok, err := filelock.TryShared(f)
 	if err == nil && !(ok && isAt(f, path)) {
 		err = fmt.Errorf("%s: %w", path, fs.ErrNotExist) // being removed
 	}
@@ -576,7 +577,7 @@ func unheld(path string) (free func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ok, err := flock(f, true)
+	ok, err := filelock.Try(f)
 	if err == nil && !ok {
 		err = ErrInUse
 	}

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"time"
+
+	"hpcc.dev/hpcc/internal/filelock"
 )
 
 // lock keeps others from writing name. The lock of a file is asked for again and
@@ -37,7 +39,7 @@ func (d *Directory) lock(ctx context.Context, root *os.Root, name string) (unloc
 		return nil, err
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		ok, err := lockFile(f)
+		ok, err := filelock.Try(f)
 		if err != nil {
 			f.Close()
 			return nil, err

@@ -26,6 +26,7 @@ const graph = `
 	proto/hpcc/scheduler/v1:
 	internal/digest:
 	internal/atomicfile:
+	internal/filelock:
 	internal/ipc:          proto/hpcc/ipc/v1
 
 	# What a compile is. It knows nothing of caches and daemons.
@@ -37,9 +38,9 @@ const graph = `
 	internal/wrapper:      internal/compiler/env internal/ipc proto/hpcc/ipc/v1
 	cmd/hpcc:              internal/wrapper
 
-	internal/cache:        internal/action internal/atomicfile internal/digest
+	internal/cache:        internal/action internal/atomicfile internal/digest internal/filelock
 	# Objects by name, wherever they lie.
-	internal/store:
+	internal/store:        internal/filelock
 	internal/store/kms:    internal/store
 	# What is kept in them, and what of it is believed.
 	internal/shared:       internal/action internal/digest internal/store
@@ -49,7 +50,7 @@ const graph = `
 	# The caches that settings name.
 	internal/tiers:        internal/config internal/shared internal/store internal/store/kms internal/store/s3store
 	internal/telemetry:
-	internal/audit:       internal/atomicfile internal/digest
+	internal/audit:       internal/atomicfile internal/digest internal/filelock
 
 	# Who somebody is. It knows of no protocol, so that every service can ask it.
 	internal/auth:        internal/atomicfile
@@ -71,7 +72,7 @@ const graph = `
 	# OCI image in, root file system out. Each heavy library has a package of
 	# its own.
 	internal/rootfs/ext4:
-	internal/rootfs:          internal/atomicfile internal/digest internal/rootfs/ext4
+	internal/rootfs:          internal/atomicfile internal/digest internal/filelock internal/rootfs/ext4
 	internal/rootfs/registry: internal/rootfs
 
 	# The machine: what is said to the agent in it, and what starts it.

@@ -1,6 +1,6 @@
 //go:build unix
 
-package store
+package filelock
 
 import (
 	"errors"
@@ -9,15 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile locks f until it is closed, unless another has it locked.
-func lockFile(f *os.File) (bool, error) {
+func try(f *os.File, exclusive bool) (bool, error) {
+	how := unix.LOCK_SH
+	if exclusive {
+		how = unix.LOCK_EX
+	}
 	for {
-		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		switch {
 		case err == nil:
 			return true, nil
+		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EWOULDBLOCK):
 			return false, nil
-		case !errors.Is(err, unix.EINTR):
+		default:
 			return false, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 		}
 	}

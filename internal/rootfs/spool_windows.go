@@ -8,6 +8,4 @@ import (
 // errUnsupported: workers run on Linux; what is here lets hpccd build.
 var errUnsupported = errors.New("images are not built on Windows")
 
-func flock(*os.File, bool) (bool, error) { return false, errUnsupported }
-
 func unnamedFile(string) (*os.File, error) { return nil, errUnsupported }
