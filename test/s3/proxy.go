@@ -49,7 +49,7 @@ func Toxic(t testing.TB, upstream string) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{t: t, control: "http://" + control}
-	p.process, err = start(t.Context(), exec.Command(path, "-host", host, "-port", port), nil, t.TempDir(), control)
+	p.process, err = start(t.Context(), exec.Command(path, "-host", host, "-port", port), []string{"LOG_LEVEL=warn"}, t.TempDir(), control)
 	if err != nil {
 		t.Fatalf("s3: toxiproxy: %v", err)
 	}
