@@ -381,7 +381,10 @@ func write(root *os.Root, name string, body []byte) error {
 // if there is one, and returns the version. The kernel's own times stand still for
 // some milliseconds, in which an object can be written twice.
 func stamp(root *os.Root, temp string, old fs.FileInfo) (Version, error) {
-	when := time.Now()
+	return stampAt(root, temp, old, time.Now())
+}
+
+func stampAt(root *os.Root, temp string, old fs.FileInfo, when time.Time) (Version, error) {
 	for _, step := range []time.Duration{time.Microsecond, time.Millisecond, time.Second, 2 * time.Second} {
 		if err := root.Chtimes(temp, time.Time{}, when); err != nil {
 			return "", err

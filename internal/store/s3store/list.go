@@ -44,7 +44,7 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(store.Info) 
 			return fmt.Errorf("%w: %s: what came is no listing", store.ErrUnavailable, s)
 		}
 		for _, o := range page.Contents {
-			name, ok := s.name(aws.ToString(o.Key))
+			name, ok := s.name(aws.ToString(o.Key), page.EncodingType)
 			if !ok || !strings.HasPrefix(name, prefix) {
 				continue
 			}
@@ -68,11 +68,14 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(store.Info) 
 	}
 }
 
-// name is the name of a key as it is listed.
-func (s *Store) name(key string) (string, bool) {
-	key, err := url.QueryUnescape(key)
-	if err != nil {
-		return "", false
+// name is the name of a key as it is listed. A server that takes no notice of
+// EncodingType lists keys as they are.
+func (s *Store) name(key string, encoding types.EncodingType) (string, bool) {
+	if encoding == types.EncodingTypeUrl {
+		var err error
+		if key, err = url.QueryUnescape(key); err != nil {
+			return "", false
+		}
 	}
 	name, ok := strings.CutPrefix(key, s.prefix)
 	return name, ok && store.CheckName(name) == nil

@@ -337,7 +337,7 @@ func TestReadOnly(t *testing.T) {
 func TestHostileListing(t *testing.T) {
 	page := func(next string, keys ...string) string {
 		var b strings.Builder
-		b.WriteString(`<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>bucket</Name>`)
+		b.WriteString(`<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>bucket</Name><EncodingType>url</EncodingType>`)
 		for _, k := range keys {
 			fmt.Fprintf(&b, "<Contents><Key>%s</Key><Size>1</Size></Contents>", k)
 		}
@@ -352,6 +352,7 @@ func TestHostileListing(t *testing.T) {
 		err  error
 	}{
 		"foreign":   {page("", "another/a", "cache", "cache/", "cache/.conditional-writes", "cache/A", "cache/a", "cache/a%00", "cache/a//b", "cache/b/", "cache/b%2Fc", "cache/%zz", "cachez"), []string{"a", "b/c"}, nil},
+		"unescaped": {strings.Replace(page("", "cache/a%2Fb", "cache/b"), "<EncodingType>url</EncodingType>", "", 1), []string{"b"}, nil},
 		"backwards": {page("", "cache/b", "cache/a"), []string{"b"}, errors.ErrUnsupported},
 		"endless":   {page("1", "cache/a"), []string{"a"}, errors.ErrUnsupported},
 		"stands":    {page("1"), nil, store.ErrUnavailable},
