@@ -46,8 +46,12 @@ type Directory struct {
 	// Who may write, of this process; the lock files are between processes.
 	stripes [stripes]chan struct{}
 
-	mu     sync.Mutex
-	root   *os.Root // nil until it is needed
+	// opening is held by who opens the directory, which may hang: nobody else needs
+	// to, Close least of all.
+	opening chan struct{}
+
+	mu     sync.Mutex // not held through calls of the file system that may hang
+	root   *os.Root   // nil until it is needed
 	closed bool
 }
 
@@ -79,7 +83,7 @@ func OpenDirectory(dir string, opt DirectoryOptions) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{path: dir, opt: opt, slots: make(chan struct{}, maxCalls)}
+	d := &Directory{path: dir, opt: opt, slots: make(chan struct{}, maxCalls), opening: make(chan struct{}, 1)}
 	for i := range d.stripes {
 		d.stripes[i] = make(chan struct{}, 1)
 	}
@@ -106,14 +110,29 @@ func (d *Directory) reset() error {
 	return root.Close()
 }
 
-func (d *Directory) open() (*os.Root, error) {
+// opened returns the directory, or nil if it is not open.
+func (d *Directory) opened() (*os.Root, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil, fmt.Errorf("%w: closed", ErrUnavailable)
 	}
-	if d.root != nil {
-		return d.root, nil
+	return d.root, nil
+}
+
+// open opens the directory, if it is not.
+func (d *Directory) open(ctx context.Context) (*os.Root, error) {
+	if root, err := d.opened(); root != nil || err != nil {
+		return root, err
+	}
+	select {
+	case d.opening <- struct{}{}:
+		defer func() { <-d.opening }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if root, err := d.opened(); root != nil || err != nil {
+		return root, err // another was faster
 	}
 	if d.opt.Create && !d.opt.ReadOnly {
 		if err := os.MkdirAll(d.path, 0o777); err != nil {
@@ -129,13 +148,18 @@ func (d *Directory) open() (*os.Root, error) {
 	if !d.opt.ReadOnly {
 		sweep(root)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errors.Join(fmt.Errorf("%w: closed", ErrUnavailable), root.Close())
+	}
 	d.root = root
 	return root, nil
 }
 
 // sweep removes what writers left that were killed.
 func sweep(root *os.Root) {
-	f, err := root.Open(tempDir)
+	f, err := openDir(root, tempDir)
 	if err != nil {
 		return
 	}
@@ -147,6 +171,12 @@ func sweep(root *os.Root) {
 			_ = root.Remove(name)
 		}
 	}
+}
+
+// openDir opens a directory. A FIFO, which somebody may have put in its place, is not
+// waited for.
+func openDir(root *os.Root, name string) (*os.File, error) {
+	return root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 }
 
 // do runs f, which may hang for as long as a network share does, until ctx ends. f
@@ -169,7 +199,7 @@ func do[T any](ctx context.Context, d *Directory, f func(root *os.Root) (T, erro
 	go func() {
 		defer func() { <-d.slots }()
 		var r result
-		root, err := d.open()
+		root, err := d.open(ctx)
 		if err == nil {
 			r.value, err = f(root)
 		}

@@ -52,7 +52,7 @@ func (d *Directory) List(ctx context.Context, prefix string, visit func(Info) er
 // readDir returns what of a directory can have prefix, the last first. A
 // directory's slash takes part in the order, as it does in a bucket's.
 func readDir(root *os.Root, dir, prefix string) (list []entry, err error) {
-	f, err := root.Open(path.Join(".", dir))
+	f, err := openDir(root, path.Join(".", dir))
 	if err != nil {
 		return nil, err
 	}
