@@ -43,6 +43,8 @@ type CheckReport struct {
 	Removed int64            `json:"removed"`
 	// Sealed are encrypted with another key, and were not read.
 	Sealed int64 `json:"sealed"`
+	// Ccache are entries of ccache's, which nobody signs.
+	Ccache int64 `json:"ccache"`
 	// Foreign are not hpcc's.
 	Foreign int64 `json:"foreign"`
 }
@@ -63,14 +65,17 @@ func Check(ctx context.Context, s store.Store, opt CheckOptions) (CheckReport, e
 		}
 	}
 	err := each(ctx, s, opt.Tenant, func(ctx context.Context, info store.Info) error {
-		switch class, _, _ := Classify(info.Name); class {
-		case ClassForeign:
+		switch class, _, kind := Classify(info.Name); {
+		case class == ClassForeign:
 			count(func() { r.Foreign++ })
 			return nil
-		case ClassSealed:
+		case class == ClassSealed:
 			count(func() { r.Sealed++ })
 			return nil
-		case ClassState:
+		case class == ClassState:
+			return nil
+		case kind == KindCcache:
+			count(func() { r.Ccache++ })
 			return nil
 		}
 		_, err := VerifyObject(ctx, s, info.Name, opt.Trust)

@@ -47,6 +47,7 @@ type MirrorReport struct {
 	Wrong     int64 `json:"wrong"`
 	Different int64 `json:"different"`
 	Sealed    int64 `json:"sealed"`
+	Ccache    int64 `json:"ccache"`
 	Foreign   int64 `json:"foreign"`
 }
 
@@ -57,9 +58,9 @@ func Mirror(ctx context.Context, from, to store.Store, opt MirrorOptions) (Mirro
 	m := &mirror{MirrorOptions: opt, from: from, to: to}
 	// Blobs first, results last: who finds a result finds what it names, even if the
 	// copy is stopped.
-	for _, kinds := range [][]Kind{{KindBlob}, {KindResult}, {KindManifest}} {
+	for _, kind := range []Kind{KindBlob, KindResult, KindManifest, KindCcache} {
 		err := each(ctx, from, opt.Tenant, func(ctx context.Context, info store.Info) error {
-			return m.object(ctx, info, kinds[0])
+			return m.object(ctx, info, kind)
 		})
 		if err != nil {
 			return m.report, err
@@ -105,6 +106,9 @@ func (m *mirror) object(ctx context.Context, info store.Info, want Kind) error {
 		return nil
 	case class == ClassSealed && m.Verify:
 		m.count(&r.Sealed)
+		return nil
+	case kind == KindCcache && m.Verify:
+		m.count(&r.Ccache)
 		return nil
 	case info.Modified.Before(m.NewerThan):
 		m.count(&r.Older)

@@ -36,6 +36,7 @@ func library(t *testing.T) (s *store.Memory, alice *Signer, trust *Trust) {
 	}
 	put(t, s, "default/usage", []byte(`{"bytes":12345}`))
 	put(t, s, "default/lock/evict", []byte(`{}`))
+	put(t, s, CcacheName("default", [CcacheKeySize]byte{1}), []byte("ccache's"))
 	return s, alice, (*Trust)(nil).With(alice)
 }
 
@@ -65,7 +66,7 @@ func TestCheck(t *testing.T) {
 	}
 	// Two more of the foreign ones have names of hpcc's, with nothing in them.
 	r := check()
-	if r.Objects != 11+1+1+2 || r.Wrong != 3 || r.Reasons[ReasonStranger] != 1 || r.Reasons[ReasonDamaged] != 2 || r.Foreign != 6 {
+	if r.Objects != 11+1+1+2 || r.Wrong != 3 || r.Reasons[ReasonStranger] != 1 || r.Reasons[ReasonDamaged] != 2 || r.Foreign != 6 || r.Ccache != 1 {
 		t.Fatalf("%+v, %+v", r, wrong)
 	}
 	// Repair takes what is damaged; what may be another's, with the second word only.
@@ -136,7 +137,7 @@ func TestMirror(t *testing.T) {
 	defer func() { _ = dir.Close() }()
 	opt := MirrorOptions{Verify: true, Trust: trust, SameSizes: true}
 	r, err := Mirror(ctx, s, dir, opt)
-	if err != nil || r.Copied != 10+1+1 || r.Wrong != 3 || r.Foreign != 6 || r.Present != 0 {
+	if err != nil || r.Copied != 10+1+1 || r.Wrong != 3 || r.Foreign != 6 || r.Present != 0 || r.Ccache != 1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	for _, name := range namesIn(t, dir) {
@@ -192,16 +193,16 @@ func TestMirrorUnverified(t *testing.T) {
 	s, _, _ := library(t)
 	to := store.NewMemory(0)
 	opt := MirrorOptions{Tenant: "default", SameSizes: true, NewerThan: time.Now().Add(time.Hour)}
-	if r, err := Mirror(withPatience(t), s, to, opt); err != nil || r.Copied != 0 || r.Older != 11+1+1 {
+	if r, err := Mirror(withPatience(t), s, to, opt); err != nil || r.Copied != 0 || r.Older != 11+1+1+1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	opt.NewerThan = time.Now().Add(-time.Hour)
-	if r, err := Mirror(withPatience(t), s, to, opt); err != nil || r.Copied != 11+1+1 {
+	if r, err := Mirror(withPatience(t), s, to, opt); err != nil || r.Copied != 11+1+1+1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	e, _ := testEntry("4.c", noise(1000, 4))
 	put(t, to, ResultName(DefaultTenant, e.Action.Key()), []byte("another"))
-	if r, err := Mirror(withPatience(t), s, to, opt); err != nil || r.Different != 1 || r.Present != 12 {
+	if r, err := Mirror(withPatience(t), s, to, opt); err != nil || r.Different != 1 || r.Present != 13 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 }

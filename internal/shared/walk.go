@@ -19,19 +19,19 @@ const (
 )
 
 // Class is what an object is to hpcc.
-type Class int
+type Class string
 
 // The classes.
 const (
 	// ClassForeign is what has no name of hpcc's. It is never changed nor removed.
-	ClassForeign Class = iota
-	// ClassObject is a manifest, a result or a blob.
-	ClassObject
+	ClassForeign Class = "foreign"
+	// ClassObject is a manifest, a result, a blob or an entry of ccache's.
+	ClassObject Class = "object"
 	// ClassSealed is one that is encrypted, in a store that is looked at without its
 	// key or with another one.
-	ClassSealed
+	ClassSealed Class = "sealed"
 	// ClassState is what evictors keep.
-	ClassState
+	ClassState Class = "state"
 )
 
 // Classify tells by its name what an object is, whose, and of what kind. Of foreign
@@ -50,7 +50,7 @@ func Classify(name string) (class Class, tenant string, kind Kind) {
 	if store.IsSealedName(name) {
 		part, _, _ := strings.Cut(rest, "/")
 		switch kind = Kind(part); kind {
-		case KindManifest, KindResult, KindBlob:
+		case KindManifest, KindResult, KindBlob, KindCcache:
 			return ClassSealed, tenant, kind
 		}
 		return ClassState, tenant, ""
@@ -185,11 +185,4 @@ func Measure(ctx context.Context, s store.Store, tenant string, progress func(ob
 		m.Estimates = append(m.Estimates, Estimate{of, u.Bytes, u.Listed})
 	}
 	return m, nil
-}
-
-// MarshalText writes a class as a word.
-func (c Class) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
-
-func (c Class) String() string {
-	return [...]string{"foreign", "object", "sealed", "state"}[c]
 }

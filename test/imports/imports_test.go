@@ -94,7 +94,7 @@ const graph = `
 	cmd/ccache-storage-hpcc: internal/config internal/shared internal/store internal/tiers
 
 	# The only place that puts the others together.
-	cmd/hpccd:             guest internal/agentapi internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/shared internal/store internal/telemetry internal/tiers internal/vm internal/vm/firecracker internal/worker internal/wrapper proto/hpcc/ipc/v1
+	cmd/hpccd:             guest internal/agentapi internal/audit internal/auth internal/cache internal/compiler internal/compiler/env internal/config internal/daemon internal/digest internal/ipc internal/remote internal/rootfs internal/rootfs/registry internal/scheduler internal/shared internal/store internal/store/kms internal/telemetry internal/tiers internal/vm internal/vm/firecracker internal/worker internal/wrapper proto/hpcc/ipc/v1
 
 	bench/empty:
 	test/e2e:

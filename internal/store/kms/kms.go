@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/smithy-go/logging"
 
 	"hpcc.dev/hpcc/internal/store"
 )
@@ -103,7 +104,8 @@ func Create(ctx context.Context, file, keyID string, opt Options) (err error) {
 }
 
 func connect(ctx context.Context, opt Options) (*kms.Client, error) {
-	var load []func(*config.LoadOptions) error
+	// What fails is in the error.
+	load := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
 	if opt.Region != "" {
 		load = append(load, config.WithRegion(opt.Region))
 	}

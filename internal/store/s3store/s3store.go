@@ -35,6 +35,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/logging"
 
 	"hpcc.dev/hpcc/internal/store"
 )
@@ -178,6 +179,8 @@ func (s *Store) connect(ctx context.Context) (*s3.Client, error) {
 		}).WithDialerOptions(func(d *net.Dialer) {
 			d.Timeout = 10 * time.Second
 		})),
+		// It would write to stderr, which is the build's; what fails is in the error.
+		config.WithLogger(logging.Nop{}),
 		// Other services than AWS's know no checksums in trailers.
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
