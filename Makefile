@@ -86,10 +86,12 @@ e2e: setup build guest
 	go test -tags e2e -count=1 -timeout 10m -run TestWorkerPulls -v ./cmd/hpccd
 	go test -tags e2e -count=1 -timeout 30m -v ./test/lab
 	go test -tags e2e -count=1 -timeout 30m -v ./test/s3
+	go test -tags e2e -count=1 -timeout 30m -v ./test/tiers
 
 .PHONY: soak
 soak: setup build
 	HPCC_SOAK=1 go test -tags e2e -p 1 -count=1 -timeout 6h -v ./test/e2e ./test/chain
+	HPCC_SOAK=1 go test -tags e2e -count=1 -timeout 2h -v ./test/tiers
 	HPCC_SOAK=1 go test -count=1 -timeout 6h -v ./test/fault
 	HPCC_SOAK=1 go test -count=1 -timeout 2h -run Closure -v ./internal/compiler
 	go test -count=1 -run TestNoGrowth -v ./internal/daemon

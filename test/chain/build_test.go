@@ -334,7 +334,7 @@ func testProgram(t *testing.T, p program) {
 			t.Errorf("%+v, and the workers were asked %d times", s, rows()-before)
 		}
 	})
-	// It has a store of its own, and half of the results in the shared cache alone.
+	// It has a store of its own, and most of the results in the shared cache alone.
 	t.Run("second worker", func(t *testing.T) {
 		if err := c.Worker(0).Stop(); err != nil {
 			t.Fatal(err)

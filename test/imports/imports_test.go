@@ -114,6 +114,7 @@ const graph = `
 	test/lab/demo:        guest internal/digest internal/rootfs test/images test/lab
 	test/script:
 	test/s3:
+	test/tiers:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/config internal/digest internal/shared internal/tiers internal/vm internal/vm/vmtest internal/worker
 	bench/measure:
 	bench/s3:             bench/measure internal/shared test/s3
