@@ -60,6 +60,9 @@ const (
 	FallbackFail Fallback = "fail"
 )
 
+// paranoid tells whether no result is kept here, or looked for.
+func (e *Engine) paranoid() bool { return e.opt.Away != nil && e.opt.Away.Paranoid }
+
 // goHome is the error of a compile that no worker makes; how the build goes on,
 // the policy tells.
 type goHome struct{ *compiler.NotCacheable }
@@ -198,7 +201,7 @@ func (j *job) made(id manifestID, res *remote.Result, r *result, tier string) {
 	if res.Hit {
 		j.outcome.kind, j.outcome.saved = hitRemote, res.CompileTime
 	}
-	if res.Stored && !j.e.opt.Away.Paranoid {
+	if res.Stored && !j.e.paranoid() {
 		j.behind = func() { j.keepAway(id, res, r) }
 	}
 }

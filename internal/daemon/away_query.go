@@ -45,7 +45,7 @@ func (j *job) ask(ctx context.Context, kind compiler.Reason) (*ipcv1.ServerMessa
 	j.outcome = outcome{kind: uncacheable, reason: kind, detail: strings.Join(j.req.GetArgs(), " ")}
 	memo := "query/" + work.Manifest(digest.Digest{}).String()
 	var a answer
-	if b, err := j.e.cache.Memo(memo); err != nil || json.Unmarshal(b, &a) != nil {
+	if b, err := j.e.cache.Memo(memo); err != nil || j.e.paranoid() || json.Unmarshal(b, &a) != nil {
 		res, err := j.e.opt.Away.compile(ctx, &remote.Request{
 			Job: work, Tree: action.Tree{},
 			// A question is about the toolchain; a file of the project's that it
@@ -56,7 +56,7 @@ func (j *job) ask(ctx context.Context, kind compiler.Reason) (*ipcv1.ServerMessa
 			return nil, err
 		}
 		a = answer{exitStatus(res), res.Stdout, res.Stderr}
-		if b, err := json.Marshal(a); err == nil && a.Exit == 0 && !j.e.opt.Away.Paranoid {
+		if b, err := json.Marshal(a); err == nil && a.Exit == 0 && !j.e.paranoid() {
 			_ = j.e.cache.PutMemo(memo, b) // a cache that cannot be written costs the next question
 		}
 	}

@@ -233,7 +233,7 @@ func (j *job) searchText(ctx context.Context, t *sourceText) (*ipcv1.ServerMessa
 
 // deliverText leaves a stored result, or returns nil.
 func (j *job) deliverText(ctx context.Context, key digest.Key, t *sourceText) *ipcv1.ServerMessage {
-	if j.e.opt.Away.Paranoid {
+	if j.e.paranoid() {
 		return nil
 	}
 	m, _, err := j.e.cache.Manifest(key)

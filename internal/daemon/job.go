@@ -154,7 +154,11 @@ func (j *job) search(ctx context.Context, compile func(context.Context, manifest
 		if err != nil {
 			return nil, err
 		}
-		found, id, why := j.find(id)
+		var found *candidate
+		var why string
+		if !j.e.paranoid() {
+			found, id, why = j.find(id)
+		}
 		if found != nil && j.verifies() {
 			if r, err := j.e.result(id.key, found.action); err == nil {
 				j.verifying = j.confirmed(&verification{manifest: id, found: found, result: r})

@@ -24,6 +24,10 @@ func (j *job) keep(ctx context.Context, id manifestID, c *compiled) {
 		return
 	}
 	e := j.e
+	if e.paranoid() {
+		j.outcome = outcome{kind: uncacheable, reason: j.instead}
+		return
+	}
 	if !e.opt.Background || j.mayGo(c) {
 		j.store(ctx, id, c)
 		return

@@ -102,7 +102,7 @@ func (j *job) differ(stored, made *result) (differs []string) {
 // keepToCompare keeps the outputs of two results for whoever looks at the
 // quarantine. A paranoid client keeps none.
 func (j *job) keepToCompare(results ...*result) {
-	if j.e.opt.Away.Paranoid {
+	if j.e.paranoid() {
 		return
 	}
 	for _, r := range results {
