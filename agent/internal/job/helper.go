@@ -45,8 +45,8 @@ type start struct {
 	Processes, AddressSpace uint64
 }
 
-// report is what the helper says: after the setup (empty), with the listener of
-// the filter, and at the end.
+// report is what the helper says: after the setup, with the listener of the
+// filter, and at the end.
 type report struct {
 	Error    string // anything but empty ends the job
 	Listener int    // number of a descriptor of the helper's
@@ -87,25 +87,28 @@ func Helper() {
 	if err := s.enter(); err != nil {
 		fail(err)
 	}
-	_ = out.Encode(report{})
+	null, err := os.OpenFile("/dev/null", os.O_RDONLY, 0)
+	if err != nil {
+		fail(err)
+	}
+	listener, err := confine()
+	if err != nil {
+		fail(err)
+	}
+	warm()
+	_ = out.Encode(report{Listener: listener})
 	var j start
 	if err := in.Decode(&j); err != nil {
 		os.Exit(1)
 	}
+	unix.Close(listener) // the agent has it
 	// From here the agent says nothing more but by the end of the socket.
-	wait := make(chan struct{})
 	go func() {
-		var ack struct{}
-		if in.Decode(&ack) == nil {
-			close(wait)
-			_ = in.Decode(&ack)
-		}
+		var end struct{}
+		_ = in.Decode(&end)
 		os.Exit(0)
 	}()
-	pid, err := j.run(func(listener int) {
-		_ = out.Encode(report{Listener: listener})
-		<-wait
-	})
+	pid, err := j.run(null)
 	if err != nil {
 		fail(err)
 	}
@@ -203,17 +206,38 @@ func furnish() error {
 	return os.Chmod("/dev/shm", 0o777|os.ModeSticky)
 }
 
+// warm does once what else the job would wait for: the first use of a type by
+// package json costs more than all later ones.
+func warm() {
+	_ = json.Unmarshal([]byte(`{"Argv":["a"],"Env":["b"],"Cwd":"c","UID":1,"Processes":1,"AddressSpace":1}`), new(start))
+	_, _ = json.Marshal(report{Exited: new(exited)})
+}
+
+// confine takes the helper's thread what the job must not have, and puts the
+// filter on it: from here on it makes no call with a path, for nobody answers yet.
+func confine() (listener int, err error) {
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		// EINVAL: a kernel with fewer.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
+			return -1, fmt.Errorf("dropping capability %d: %w", c, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return -1, fmt.Errorf("no_new_privs: %w", err)
+	}
+	unix.Umask(0o022)
+	if listener, err = lookup.Install(); err != nil {
+		return -1, fmt.Errorf("filter of system calls: %w", err)
+	}
+	return listener, nil
+}
+
 // run starts the job's first process.
-func (j *start) run(recorded func(listener int)) (pid int, err error) {
-	program, err := j.program()
+func (j *start) run(null *os.File) (pid int, err error) {
+	program, err := j.programApart()
 	if err != nil {
 		return 0, err
 	}
-	null, err := os.OpenFile("/dev/null", os.O_RDONLY, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer null.Close()
 	limits := map[int]uint64{
 		// None of the size of a file: the signal would end a compiler's child, and
 		// the compiler would exit with 1.
@@ -232,22 +256,6 @@ func (j *start) run(recorded func(listener int)) (pid int, err error) {
 			return 0, fmt.Errorf("resource limit %d: %w", resource, err)
 		}
 	}
-	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
-		// EINVAL: a kernel with fewer.
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
-			return 0, fmt.Errorf("dropping capability %d: %w", c, err)
-		}
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return 0, fmt.Errorf("no_new_privs: %w", err)
-	}
-	unix.Umask(0o022)
-	listener, err := lookup.Install()
-	if err != nil {
-		return 0, fmt.Errorf("filter of system calls: %w", err)
-	}
-	recorded(listener)
-	unix.Close(listener)
 	pid, err = syscall.ForkExec(program, j.Argv, &syscall.ProcAttr{
 		Dir: j.Cwd, Env: j.Env, Files: []uintptr{null.Fd(), fdStdout, fdStderr},
 		Sys: &syscall.SysProcAttr{
@@ -259,6 +267,19 @@ func (j *start) run(recorded func(listener int)) (pid int, err error) {
 		return 0, fmt.Errorf("starting %s in %s: %w", program, j.Cwd, err)
 	}
 	return pid, nil
+}
+
+// programApart is program on another thread, which has no filter: where the
+// helper looks is no look-up of the job's. (A goroutine that is locked to its
+// thread has no other that comes of it.)
+func (j *start) programApart() (program string, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		program, err = j.program()
+	}()
+	<-done
+	return program, err
 }
 
 // program finds argv[0] in PATH, as execvp(3) does.

@@ -59,11 +59,14 @@ func New(c Config) *Runner {
 	return r
 }
 
-// Sink takes what a job prints and leaves. An error ends the job. Stdio is
-// called from several goroutines, though not at once.
+// Sink takes what a job prints and leaves, and at last what it came to. An error
+// ends the job. Stdio is called from several goroutines, though not at once.
 type Sink interface {
 	Stdio(stream agentv1.Stdio_Stream, data []byte) error
 	Output(index int, data []byte) error
+	// Ended is called once all of the job's processes are dead, unless Run fails;
+	// what else was the job's, its root and its first process, goes behind it.
+	Ended(result *agentv1.ExecResult, lookups []lookup.Lookup) error
 }
 
 // RefusedError says that a job cannot be run as it is described.
@@ -91,19 +94,19 @@ type run struct {
 }
 
 // Run runs the job of a header that was checked and whose inputs are pinned in
-// the store, and returns once nothing of it is left. When ctx ends the job is
-// killed.
-func (r *Runner) Run(ctx context.Context, header *agentv1.ExecHeader, sink Sink) (*agentv1.ExecResult, []lookup.Lookup, error) {
+// the store, and returns once nothing of it is left: some time after its end.
+// When ctx ends the job is killed.
+func (r *Runner) Run(ctx context.Context, header *agentv1.ExecHeader, sink Sink) error {
 	world := r.setupOf(header.GetLimits())
 	h, err := r.take(ctx, world)
 	if ctx.Err() != nil && err != nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	j := &run{Runner: r, header: header, sink: sink, uid: firstUID + h.slot, helper: h, killed: make(chan struct{})}
-	result, lookups, err := j.run(ctx)
+	err = j.run(ctx)
 	r.slots <- h.slot
 	if err == nil {
 		r.spare(world)
@@ -111,10 +114,7 @@ func (r *Runner) Run(ctx context.Context, header *agentv1.ExecHeader, sink Sink)
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return result, lookups, nil
+	return err
 }
 
 // kill ends all of the job at once: the kernel kills a PID namespace with its
@@ -131,11 +131,11 @@ func (j *run) hit(l agentv1.ExecResult_Limit) {
 	j.limit.CompareAndSwap(0, int32(l))
 }
 
-func (j *run) run(ctx context.Context) (result *agentv1.ExecResult, lookups []lookup.Lookup, err error) {
+func (j *run) run(ctx context.Context) (err error) {
 	// However it ended: nothing of the job is left after this.
 	defer func() { err = errors.Join(err, j.end()) }()
 	if err := j.group.limit(j.header.GetLimits().GetMemoryBytes(), j.header.GetLimits().GetProcesses()); err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer context.AfterFunc(ctx, j.kill)()
 
@@ -150,13 +150,13 @@ func (j *run) run(ctx context.Context) (result *agentv1.ExecResult, lookups []lo
 	}()
 
 	if err := j.furnish(); err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer unix.Close(j.tree.root)
 	recorder := lookup.NewRecorder(j.tree.root, j.header.GetRoots(), uint32(j.uid), lookup.Limits{Count: agentv1.MaxLookups, Bytes: agentv1.MaxLookupBytes})
 	recorded, err := j.launch(recorder)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	begin := time.Now()
 	stop := j.watch(begin)
@@ -171,14 +171,14 @@ func (j *run) run(ctx context.Context) (result *agentv1.ExecResult, lookups []lo
 		// Before anything else: the stream is broken, and with it the job.
 		j.kill()
 		<-recorded
-		return nil, nil, j.err
+		return j.err
 	}
-	result = &agentv1.ExecResult{Usage: &agentv1.Usage{WallMicros: wall.Microseconds()}}
+	result := &agentv1.ExecResult{Usage: &agentv1.Usage{WallMicros: wall.Microseconds()}}
 	switch {
 	case err == nil && last.Error != "":
 		j.kill()
 		<-recorded
-		return nil, nil, &RefusedError{errors.New(last.Error)}
+		return &RefusedError{errors.New(last.Error)}
 	case err == nil && last.Exited != nil:
 		j.exited(result, last.Exited)
 	}
@@ -189,27 +189,43 @@ func (j *run) run(ctx context.Context) (result *agentv1.ExecResult, lookups []lo
 	if failed != nil {
 		j.kill()
 		<-recorded
-		return nil, nil, failed
+		return failed
+	}
+	result.Limit = agentv1.ExecResult_Limit(j.limit.Load())
+	if last.Exited != nil {
+		// All of the job's processes are dead. What the helper still holds takes a
+		// while to go, and is nothing to wait for.
+		if err := j.tell(result, recorder); err != nil {
+			j.kill()
+			<-recorded
+			return err
+		}
 	}
 	// The helper ends, and with it the last process that has the filter.
 	j.control.Close()
 	<-j.ended
 	if err := <-recorded; err != nil {
-		return nil, nil, fmt.Errorf("recording lookups: %w", err)
+		return fmt.Errorf("recording lookups: %w", err)
 	}
-	result.Limit = agentv1.ExecResult_Limit(j.limit.Load())
-	if last.Exited == nil {
-		if result.Limit == 0 {
-			return nil, nil, fmt.Errorf("the job's first process ended: %v, %w", j.cmd.ProcessState, err)
-		}
-		// Killed at a limit.
-		result.Signal = int32(unix.SIGKILL)
-		if usage, ok := j.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-			setUsage(result.Usage, usage.Utime.Nano(), usage.Stime.Nano(), usage.Maxrss)
-		}
+	if last.Exited != nil {
+		return nil
 	}
-	lookups, result.LookupsTruncated = recorder.Lookups()
-	return result, lookups, nil
+	if result.Limit == 0 {
+		return fmt.Errorf("the job's first process ended: %v, %w", j.cmd.ProcessState, err)
+	}
+	// Killed at a limit.
+	result.Signal = int32(unix.SIGKILL)
+	if usage, ok := j.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		setUsage(result.Usage, usage.Utime.Nano(), usage.Stime.Nano(), usage.Maxrss)
+	}
+	return j.tell(result, recorder)
+}
+
+// tell says what the job came to.
+func (j *run) tell(result *agentv1.ExecResult, recorder *lookup.Recorder) error {
+	lookups, truncated := recorder.Lookups()
+	result.LookupsTruncated = truncated
+	return j.sink.Ended(result, lookups)
 }
 
 // furnish puts the inputs into the root that the helper has made.
@@ -293,21 +309,9 @@ func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error)
 	if j.group == nil {
 		s.Processes, s.AddressSpace = uint64(l.GetProcesses()), l.GetMemoryBytes()
 	}
-	if err := j.out.Encode(s); err != nil {
-		return nil, helperGone(err)
-	}
-	var r report
-	if err := j.in.Decode(&r); err != nil {
-		return nil, helperGone(err)
-	}
-	if r.Error != "" {
-		return nil, &RefusedError{errors.New(r.Error)}
-	}
-	listener, err := j.fetch(r.Listener)
-	if err != nil {
-		return nil, err
-	}
 	recorded = make(chan error, 1)
+	listener := j.listener
+	j.listener = -1
 	go func() {
 		defer unix.Close(listener)
 		err := recorder.Record(listener)
@@ -317,26 +321,12 @@ func (j *run) launch(recorder *lookup.Recorder) (recorded chan error, err error)
 		}
 		recorded <- err
 	}()
-	if err := j.out.Encode(struct{}{}); err != nil {
+	if err := j.out.Encode(s); err != nil {
 		j.kill()
 		<-recorded
 		return nil, helperGone(err)
 	}
 	return recorded, nil
-}
-
-// fetch copies a descriptor of the helper's.
-func (j *run) fetch(fd int) (int, error) {
-	pidfd, err := unix.PidfdOpen(j.cmd.Process.Pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_open: %w", err)
-	}
-	defer unix.Close(pidfd)
-	got, err := unix.PidfdGetfd(pidfd, fd, 0)
-	if err != nil {
-		return -1, fmt.Errorf("taking the filter's descriptor: %w", err)
-	}
-	return got, nil
 }
 
 // environ is the job's environment: what the host says, but for what is the same

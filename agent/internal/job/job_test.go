@@ -84,8 +84,15 @@ func TestProgram(t *testing.T) {
 		{root + "/bin/ours", ""}, {"bin/ours", ""}, {"./bin/../bin/ours", ""},
 		{"ours", "/bin:" + root + "/dir:" + root + "/data:" + root + "/bin"},
 	} {
-		if r := w.run(t, header(c.argv, c.path)); r.stdout.String() != "ours\n" {
+		r := w.run(t, header(c.argv, c.path))
+		if r.stdout.String() != "ours\n" {
 			t.Errorf("%q: %q %q", c, r.stdout.String(), r.stderr.String())
+		}
+		// Where it was looked for is no look-up of the job's.
+		for _, l := range r.lookups {
+			if strings.HasPrefix(l.Path, root+"/dir") || strings.HasPrefix(l.Path, root+"/data") {
+				t.Errorf("%q: looked up %s", c, l.Path)
+			}
 		}
 	}
 	for _, c := range []struct{ argv, path string }{
@@ -276,6 +283,36 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// What a job came to is told once none of its processes lives, whatever it left
+// running, and all that they looked up is in it.
+func TestEnded(t *testing.T) {
+	w := newWorld(t, "")
+	script := "for i in 1 2 3 4; do (while :; do ls none$i >/dev/null 2>&1; done) & sleep 4242 & done; ls none0 2>/dev/null; exit 3"
+	told := 0
+	for range 10 {
+		r := new(ran)
+		r.onEnded = func() error {
+			told++
+			all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+			for _, name := range all {
+				if line, _ := os.ReadFile(name); string(line) == "sleep\x004242\x00" || strings.Contains(string(line), "ls none$i") {
+					t.Errorf("%s is alive: %q", name, line)
+				}
+			}
+			return err
+		}
+		if err := w.try(t, t.Context(), shell(script), r); err != nil || r.GetExitCode() != 3 || r.GetLookupsTruncated() {
+			t.Errorf("%v: %v", r.ExecResult, err)
+		}
+		if !slices.Contains(r.lookups, lookup.Lookup{Path: root + "/none0", Found: lookup.Absent}) {
+			t.Errorf("none0 is missing of %v", r.lookups)
+		}
+	}
+	if told != 10 {
+		t.Errorf("told %d times of 10 jobs", told)
+	}
+}
+
 // A stream that takes no more ends the job.
 func TestSinkFails(t *testing.T) {
 	w := newWorld(t, "")
@@ -289,6 +326,10 @@ func TestSinkFails(t *testing.T) {
 	if err := w.try(t, t.Context(), shell("echo x >out; echo y >b", outputs("out", "b")), &ran{onOutput: fail}); !errors.Is(err, broken) {
 		t.Errorf("output: %v", err)
 	}
+	if err := w.try(t, t.Context(), shell("true"), &ran{onEnded: fail}); !errors.Is(err, broken) {
+		t.Errorf("end: %v", err)
+	}
+	w.nothingLeft(t)
 	if took := time.Since(begun); took > 20*time.Second {
 		t.Errorf("took %s", took)
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,7 @@ type helper struct {
 	control        *os.File
 	out            *json.Encoder
 	in             *json.Decoder
+	listener       int // of the filter; -1 once it is the recorder's
 	stdout, stderr *os.File
 	ended          chan struct{}
 	once           sync.Once
@@ -41,10 +43,19 @@ type spares struct {
 	mu       sync.Mutex
 	starting int
 	closed   bool
+	end      chan struct{}  // is closed with it
 	all      sync.WaitGroup // goroutines that start one
 }
 
-func newSpares() spares { return spares{ready: make(chan *helper, runtime.NumCPU())} }
+var errEnding = errors.New("the runner is closed")
+
+func newSpares() spares {
+	return spares{ready: make(chan *helper, runtime.NumCPU()), end: make(chan struct{})}
+}
+
+// pause is how long the start of a helper waits while others wait for jobs: the
+// one that has just ended is on its way to the host, and to whom waits for it.
+const pause = 20 * time.Millisecond
 
 // setupOf is what the world of a job is made of.
 func (r *Runner) setupOf(l *agentv1.Limits) setup {
@@ -112,8 +123,18 @@ func (r *Runner) spare(s setup) {
 		return
 	}
 	r.spares.starting++
+	wait := time.Duration(0)
+	if len(r.spares.ready) > 0 {
+		wait = pause
+	}
 	r.spares.all.Go(func() {
-		h, err := r.startHelper(context.Background(), slot, s)
+		var h *helper
+		err := errEnding
+		select {
+		case <-time.After(wait):
+			h, err = r.startHelper(context.Background(), slot, s)
+		case <-r.spares.end:
+		}
 		r.spares.mu.Lock()
 		defer r.spares.mu.Unlock()
 		r.spares.starting--
@@ -129,7 +150,10 @@ func (r *Runner) spare(s setup) {
 // Close ends the helpers that wait for jobs. No job runs any more, or ever will.
 func (r *Runner) Close() (err error) {
 	r.spares.mu.Lock()
-	r.spares.closed = true
+	if !r.spares.closed {
+		r.spares.closed = true
+		close(r.spares.end)
+	}
 	r.spares.mu.Unlock()
 	r.spares.all.Wait()
 	for {
@@ -150,6 +174,9 @@ func (h *helper) end() error {
 		<-h.ended
 		h.stdout.Close()
 		h.stderr.Close()
+		if h.listener >= 0 {
+			unix.Close(h.listener)
+		}
 		h.err = h.group.remove()
 	})
 	return h.err
@@ -158,7 +185,7 @@ func (h *helper) end() error {
 // startHelper starts a helper and has it make its job's root. It is killed when
 // ctx ends before that is done.
 func (r *Runner) startHelper(ctx context.Context, slot int, s setup) (_ *helper, err error) {
-	h := &helper{slot: slot, setup: s, ended: make(chan struct{})}
+	h := &helper{slot: slot, setup: s, listener: -1, ended: make(chan struct{})}
 	if r.Cgroup != "" {
 		if h.group, err = newCgroup(r.Cgroup, fmt.Sprintf("job-%d", slot)); err != nil {
 			return nil, err
@@ -182,9 +209,25 @@ func (r *Runner) startHelper(ctx context.Context, slot int, s setup) (_ *helper,
 	case ready.Error != "":
 		err = errors.New("making the job's root: " + ready.Error)
 	default:
-		return h, nil
+		if h.listener, err = h.fetch(ready.Listener); err == nil {
+			return h, nil
+		}
 	}
 	return nil, errors.Join(err, h.end())
+}
+
+// fetch copies a descriptor of the helper's.
+func (h *helper) fetch(fd int) (int, error) {
+	pidfd, err := unix.PidfdOpen(h.cmd.Process.Pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(pidfd)
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, fmt.Errorf("taking the filter's descriptor: %w", err)
+	}
+	return got, nil
 }
 
 func helperGone(err error) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -151,8 +152,8 @@ type ran struct {
 
 	mu    sync.Mutex
 	calls int
-	// onStdio and onOutput, if there, are asked for the answer.
-	onStdio, onOutput func() error
+	// onStdio, onOutput and onEnded, if there, are asked for the answer.
+	onStdio, onOutput, onEnded func() error
 }
 
 func (r *ran) Stdio(stream agentv1.Stdio_Stream, data []byte) error {
@@ -181,6 +182,17 @@ func (r *ran) Output(index int, data []byte) error {
 	return nil
 }
 
+func (r *ran) Ended(result *agentv1.ExecResult, lookups []lookup.Lookup) error {
+	if r.ExecResult != nil {
+		return errors.New("a second end")
+	}
+	r.ExecResult, r.lookups = result, lookups
+	if r.onEnded != nil {
+		return r.onEnded()
+	}
+	return nil
+}
+
 // try runs a job, which must keep to the contract.
 func (w *world) try(t *testing.T, ctx context.Context, h *agentv1.ExecHeader, r *ran) error {
 	t.Helper()
@@ -192,9 +204,7 @@ func (w *world) try(t *testing.T, ctx context.Context, h *agentv1.ExecHeader, r 
 		t.Fatal(err)
 	}
 	r.files = map[int]string{}
-	var err error
-	r.ExecResult, r.lookups, err = w.Run(ctx, h, r)
-	return err
+	return w.Run(ctx, h, r)
 }
 
 // run runs a job that comes to an end of its own or of a limit's.

@@ -15,8 +15,10 @@ import (
 	"errors"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +53,8 @@ type Recorder struct {
 	// process answers what only /proc knows of a thread; tests replace it.
 	process process
 
+	// mu is held while one call is noted and answered.
+	mu        sync.Mutex
 	seen      map[string]bool
 	all       []Lookup
 	bytes     int
@@ -59,6 +63,12 @@ type Recorder struct {
 	// fixed are names outside the roots that the job cannot change, since it
 	// may not write to the directories above them: asked once.
 	fixed map[string]entry
+	// settled are absolute paths, by whether a link at their end is followed, that
+	// lead only over such names and of which nothing is noted: each program that a
+	// compiler starts looks up the same ones.
+	settled [2]map[string]struct{}
+	// walking is set while that may be so of the path that is walked.
+	walking bool
 }
 
 type entry struct {
@@ -76,13 +86,20 @@ const maxFixed = 50_000
 func NewRecorder(root int, roots []string, uid uint32, limits Limits) *Recorder {
 	return &Recorder{
 		root: root, roots: roots, uid: uid, limits: limits, process: &procfs{},
-		seen: map[string]bool{}, fixed: map[string]entry{},
+		seen: map[string]bool{}, fixed: map[string]entry{}, settled: [2]map[string]struct{}{{}, {}},
 	}
 }
 
 // Lookups returns what was recorded, in the order of first lookups, and whether
-// something was left out: above a limit, or because the kernel would not tell. Not to be called while Record runs.
-func (r *Recorder) Lookups() (all []Lookup, truncated bool) { return r.all, r.truncated }
+// something was left out: above a limit, or because the kernel would not tell. It
+// is not to be called before all of the job's processes are dead; Record may still
+// wait for the last one that has the filter and is none of the job's.
+func (r *Recorder) Lookups() (all []Lookup, truncated bool) {
+	// A call of a process that has died may still be under way. It is taken back.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all), r.truncated
+}
 
 func (r *Recorder) below(p string) bool {
 	for _, root := range r.roots {
@@ -94,8 +111,12 @@ func (r *Recorder) below(p string) bool {
 }
 
 func (r *Recorder) note(p string, f Found) {
+	if !r.below(p) {
+		return
+	}
+	r.walking = false
 	// A longer name exists nowhere: the kernel says ENAMETOOLONG.
-	if !r.below(p) || r.seen[p] || len(p) >= unix.PathMax {
+	if r.seen[p] || len(p) >= unix.PathMax {
 		return
 	}
 	if len(r.all) >= r.limits.Count || r.bytes+len(p) > r.limits.Bytes {
@@ -132,6 +153,7 @@ func (r *Recorder) walk(tid uint32, base, p string, follow bool) {
 		next := path.Join(cur, name)
 		if cur == "/proc" && (name == "self" || name == "thread-self") {
 			next = r.process.self(tid, name)
+			r.walking = false
 		}
 		e := r.look(cur, next)
 		switch {
@@ -200,12 +222,14 @@ func (r *Recorder) look(dir, p string) entry {
 	}
 	e, st, err := lookAt(r.root, p)
 	if err != nil {
-		r.truncated = true
+		r.truncated, r.walking = true, false
 		return e
 	}
 	if cache && len(r.fixed) < maxFixed {
 		e.sealed = e.found == Directory && st.Uid != r.uid && st.Mode&0o002 == 0
 		r.fixed[p] = e
+	} else {
+		r.walking = false
 	}
 	return e
 }
@@ -356,7 +380,22 @@ func (r *Recorder) call(tid uint32, nr uint32, args [6]uint64) {
 		if c.flags >= 0 {
 			flags = args[c.flags]
 		}
-		r.walk(tid, base, p, c.style.follows(flags))
+		follow := c.style.follows(flags)
+		if p[0] != '/' {
+			r.walk(tid, base, p, follow)
+			continue
+		}
+		settled := r.settled[0]
+		if follow {
+			settled = r.settled[1]
+		}
+		if _, known := settled[p]; known {
+			continue
+		}
+		r.walking = true
+		if r.walk(tid, base, p, follow); r.walking && len(settled) < maxFixed {
+			settled[p] = struct{}{}
+		}
 	}
 }
 

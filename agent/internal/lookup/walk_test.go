@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -185,6 +186,67 @@ func TestFixedNames(t *testing.T) {
 	for p := range r.fixed {
 		if strings.HasPrefix(p, "/tmp/") || strings.HasPrefix(p, "/w/") {
 			t.Errorf("%s is taken for unchangeable", p)
+		}
+	}
+}
+
+// Paths of which nothing can be noted are walked once; what is noted is the same as
+// if each was walked again, whatever the job changes where it can.
+func TestSettledPaths(t *testing.T) {
+	dir, root := tree(t, world...)
+	if err := os.Mkdir(dir+"/tmp", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir+"/tmp", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{
+		"/usr/inc/i.h", "/usr/inc/none", "/usr/none/x", "/usr/../usr/inc/", "/none/../w/f", "/usr/in/f", "/usr/in", "/w/f", "/w/none",
+		"/w/out/i.h", "/tmp/l", "/tmp/l/f", "/tmp/../usr/inc", "/proc/self/cwd/e", "/", "/..", "/wx/f", "/usr/inc/../../w/d",
+	}
+	at := map[uint64]string{}
+	for i, p := range paths {
+		at[uint64(i)+1] = p
+	}
+	rnd := rand.New(rand.NewPCG(3, 1))
+	r, each := recorder(root, &memory{paths: at}), recorder(root, &memory{paths: at})
+	for range 2000 {
+		switch rnd.IntN(20) {
+		case 0:
+			os.Remove(dir + "/tmp/l")
+		case 1:
+			_ = os.Symlink([]string{"/w/d", "/w/f", "/usr/inc", "/w/none2"}[rnd.IntN(4)], dir+"/tmp/l")
+		}
+		path, nr := uint64(rnd.IntN(len(paths))+1), uint32(unix.SYS_STAT)
+		if rnd.IntN(2) == 0 {
+			nr = unix.SYS_LSTAT
+		}
+		r.call(1, nr, [6]uint64{path})
+		each.settled = [2]map[string]struct{}{{}, {}}
+		each.call(1, nr, [6]uint64{path})
+		if got, want := say(r.all), say(each.all); got != want {
+			t.Fatalf("after %s: %s\nwant %s", at[path], got, want)
+		}
+	}
+	for follow, settled := range r.settled {
+		for p := range settled {
+			if strings.HasPrefix(p, "/w/") || strings.HasPrefix(p, "/tmp/l") || strings.Contains(p, "self") || strings.HasSuffix(p, "/w/d") {
+				t.Errorf("%s (%d) is taken for settled", p, follow)
+			}
+		}
+		if _, known := settled["/usr/inc/i.h"]; !known {
+			t.Error("a name of the image's is walked each time")
+		}
+	}
+}
+
+func TestRelease(t *testing.T) {
+	for release, want := range map[string]bool{
+		"6.11.0": true, "6.11": true, "6.18.44-fc": true, "7.0.0": true, "10.1": true, "6.11-rc1+": true,
+		"6.10.14": false, "6.1.0-50-cloud-amd64": false, "5.19.0": false, "": false, "x": false,
+	} {
+		if got := fromRelease(release, 6, 11); got != want {
+			t.Errorf("%q: %v", release, got)
 		}
 	}
 }

@@ -36,7 +36,7 @@ type Config struct {
 // Runner runs a job whose header was checked and whose inputs are pinned in the
 // store: a *job.Runner.
 type Runner interface {
-	Run(ctx context.Context, header *agentv1.ExecHeader, sink job.Sink) (*agentv1.ExecResult, []lookup.Lookup, error)
+	Run(ctx context.Context, header *agentv1.ExecHeader, sink job.Sink) error
 }
 
 // Server is the service.
@@ -176,17 +176,14 @@ func (s *Server) Exec(g grpc.BidiStreamingServer[agentv1.ExecRequest, agentv1.Ex
 	ctx, cancel := context.WithCancelCause(g.Context())
 	defer cancel(nil)
 	go e.expectNothing(cancel)
-	result, lookups, err := s.config.Runner.Run(ctx, header, e)
+	err = s.config.Runner.Run(ctx, header, e)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
 	if err != nil {
 		return toStatus(err)
 	}
-	if err := e.sendLookups(lookups); err != nil {
-		return err
-	}
-	return g.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Result{Result: result}})
+	return nil
 }
 
 // toStatus tells the host whether another try makes sense, by the codes that
@@ -307,6 +304,14 @@ func (e *stream) Stdio(s agentv1.Stdio_Stream, data []byte) error {
 // Output passes on what the job left.
 func (e *stream) Output(index int, data []byte) error {
 	return e.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Output{Output: &agentv1.OutputChunk{Output: uint32(index), Data: data}}})
+}
+
+// Ended tells what the job came to.
+func (e *stream) Ended(result *agentv1.ExecResult, lookups []lookup.Lookup) error {
+	if err := e.sendLookups(lookups); err != nil {
+		return err
+	}
+	return e.Send(&agentv1.ExecResponse{Kind: &agentv1.ExecResponse_Result{Result: result}})
 }
 
 // lookupsPerMessage and the longest path give less than MaxMessage.

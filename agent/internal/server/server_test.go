@@ -41,7 +41,7 @@ type inspector struct {
 	runs int
 }
 
-func (i *inspector) Run(ctx context.Context, h *agentv1.ExecHeader, sink job.Sink) (*agentv1.ExecResult, []lookup.Lookup, error) {
+func (i *inspector) Run(ctx context.Context, h *agentv1.ExecHeader, sink job.Sink) error {
 	i.mu.Lock()
 	i.runs++
 	i.mu.Unlock()
@@ -64,10 +64,14 @@ func (i *inspector) Run(ctx context.Context, h *agentv1.ExecHeader, sink job.Sin
 		}
 		f.Close()
 	}
+	result, lookups := &agentv1.ExecResult{Usage: &agentv1.Usage{}}, []lookup.Lookup(nil)
 	if i.run != nil {
-		return i.run(ctx, sink)
+		var err error
+		if result, lookups, err = i.run(ctx, sink); err != nil {
+			return err
+		}
 	}
-	return &agentv1.ExecResult{Usage: &agentv1.Usage{}}, nil, nil
+	return sink.Ended(result, lookups)
 }
 
 // agent is a server, and a raw client of it that says what a test wants.
