@@ -22,10 +22,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"hpcc.dev/hpcc/bench/measure"
 	"hpcc.dev/hpcc/test/s3"
@@ -86,7 +89,7 @@ type cache interface {
 type bench struct {
 	work  string // the project's root, and of everything else
 	kinds []*kind
-	plain map[string][]byte // objects, by name
+	plain sync.Map // objects by name and variant
 }
 
 func run(ctx context.Context, parts []string) error {
@@ -95,7 +98,7 @@ func run(ctx context.Context, parts []string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	b := &bench{work: work, plain: map[string][]byte{}}
+	b := &bench{work: work}
 	if err := b.write(ctx, parts); err != nil {
 		return err
 	}
@@ -214,46 +217,49 @@ func (b *bench) through(ctx context.Context, server *s3.Server, endpoint, memory
 // fill compiles everything by the plain compiler and through both caches: both
 // variants of the first of each kind, and the first variant of the others.
 func (b *bench) fill(ctx context.Context, server *s3.Server) error {
-	one := func(k *kind, i, variant int, caches [2]cache) error {
-		args := k.command(i)
-		plain := exec.CommandContext(ctx, args[0], args[1:]...)
-		plain.Dir = b.work
-		if _, err := measure.Timed(plain); err != nil {
-			return err
-		}
-		object, err := os.ReadFile(filepath.Join(b.work, k.object(i)))
-		if err != nil {
-			return err
-		}
-		b.plain[fmt.Sprint(k.object(i), variant)] = object
-		for _, c := range caches {
-			if _, err := b.compile(c, k, i, variant); err != nil {
+	return b.through(ctx, server, server.Endpoint, "", func(ctx context.Context, caches [2]cache) error {
+		for _, variant := range []int{2, 1} {
+			if err := b.variants(variant); err != nil {
 				return err
 			}
-		}
-		return nil
-	}
-	return b.through(ctx, server, server.Endpoint, "", func(_ context.Context, caches [2]cache) error {
-		if err := b.variants(2); err != nil {
-			return err
-		}
-		for _, k := range b.kinds {
-			if err := one(k, 0, 2, caches); err != nil {
-				return err
-			}
-		}
-		if err := b.variants(1); err != nil {
-			return err
-		}
-		for _, k := range b.kinds {
-			for i := range k.sources {
-				if err := one(k, i, 1, caches); err != nil {
-					return err
+			all, ctx := errgroup.WithContext(ctx)
+			all.SetLimit(runtime.NumCPU())
+			for _, k := range b.kinds {
+				for i := range k.sources {
+					if i == 0 || variant == 1 {
+						all.Go(func() error { return b.fillOne(ctx, caches, k, i, variant) })
+					}
 				}
+			}
+			if err := all.Wait(); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+func (b *bench) fillOne(ctx context.Context, caches [2]cache, k *kind, i, variant int) error {
+	args := k.command(i)
+	plain := exec.CommandContext(ctx, args[0], args[1:]...)
+	plain.Dir = b.work
+	if _, err := measure.Timed(plain); err != nil {
+		return err
+	}
+	object, err := os.ReadFile(filepath.Join(b.work, k.object(i)))
+	if err != nil {
+		return err
+	}
+	b.plain.Store(fmt.Sprint(k.object(i), variant), object)
+	for _, c := range caches {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if _, err := b.compile(c, k, i, variant); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // compile times one compile through c, whose object must be the plain compiler's.
@@ -267,7 +273,8 @@ func (b *bench) compile(c cache, k *kind, i, variant int) (time.Duration, error)
 		return 0, err
 	}
 	got, err := os.ReadFile(object)
-	if err == nil && !bytes.Equal(got, b.plain[fmt.Sprint(k.object(i), variant)]) {
+	want, _ := b.plain.Load(fmt.Sprint(k.object(i), variant))
+	if plain, ok := want.([]byte); err == nil && (!ok || !bytes.Equal(got, plain)) {
 		err = fmt.Errorf("%q made another object than the plain compiler", c.command(k.command(i)...).Args)
 	}
 	return took, err
