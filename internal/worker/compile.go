@@ -148,7 +148,10 @@ func (c *compile) serve() error {
 // attempt answers one job. It returns the job that the client sent instead of
 // accepting, if it did.
 func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
-	land := func(landing) {}
+	end, land := abandoned, func(landing) {}
+	// Even after a panic: for a flight that is lost each equal job would wait as long
+	// as a compile may take.
+	defer func() { land(end) }()
 	if !j.uncached {
 		if done, err := c.answerHit(j, c.find); err != nil {
 			return nil, err
@@ -170,15 +173,13 @@ func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
 		}
 		done, err := c.answerHit(j, find)
 		if err != nil {
-			land(abandoned)
 			return nil, err
 		} else if done {
-			land(stored)
+			land(stored) // and not once the client is content
+			land = func(landing) {}
 			return c.afterHit()
 		}
 	}
-	end := abandoned
-	defer func() { land(end) }()
 	if err := c.receive(j); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,11 @@ import (
 	"sync"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+
+	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/audit"
+	"hpcc.dev/hpcc/internal/digest"
 	"hpcc.dev/hpcc/internal/shared"
 	"hpcc.dev/hpcc/internal/store"
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
@@ -197,4 +201,44 @@ func TestSharedFailsToOpen(t *testing.T) {
 	if err := k.failure(); err == nil || !strings.Contains(err.Error(), "no tier") {
 		t.Errorf("%v", err)
 	}
+}
+
+// A job that makes the service fail holds up none that is equal.
+func TestFlightOfAFailure(t *testing.T) {
+	b := &bucket{Store: store.NewMemory(1 << 30)}
+	panics := true
+	var mu sync.Mutex
+	r := newRig(t, func(o *Options) {
+		o.Shared = func(string) (Shared, error) {
+			s, err := shared.New(shared.Options{Tenant: "acme", Tiers: []shared.Tier{{Name: "near", Store: b}}})
+			return failing{s, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				if panics {
+					panics = false
+					panic("what nobody thought of")
+				}
+			}}, err
+		}
+	})
+	k := r.client(t, "acme").open()
+	k.job(newJob(program))
+	if code := k.code(); code != codes.Internal {
+		t.Errorf("%v", code)
+	}
+	if got := r.client(t, "acme").compile(program); got.GetHit() || got.GetExitCode() != 0 {
+		t.Errorf("%v", got)
+	}
+	r.nothingHeld(t)
+}
+
+// failing calls fail at each look-up.
+type failing struct {
+	Shared
+	fail func()
+}
+
+func (f failing) Manifest(ctx context.Context, key digest.Key) *action.Manifest {
+	f.fail()
+	return f.Shared.Manifest(ctx, key)
 }
