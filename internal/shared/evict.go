@@ -29,10 +29,10 @@ const (
 	// relistAfter bounds for how long an estimate may drift: objects go by
 	// lifecycle rules too, and writers die before they have told what they wrote.
 	relistAfter = 7 * 24 * time.Hour
-	// Waits after a sweep that another does, that could not free enough, and that
-	// failed (doubled each time up to maxWait).
+	// Waits after a sweep that another does, and after one that failed (doubled each
+	// time up to maxWait). After one that could not free enough it is a sixth of the
+	// grace period: only what has aged makes the next free more.
 	waitLocked = 30 * time.Second
-	waitFresh  = 10 * time.Minute
 	waitFailed = time.Minute
 	maxWait    = time.Hour
 )
@@ -76,7 +76,7 @@ type EvictorOptions struct {
 // was put or touched within Grace, and nothing that was since it was listed: each
 // object is looked at again just before. Ages are differences of times that the
 // store gave; this machine's clock measures how long the lease lasts only. An
-// evictor that lost its lease removes nothing more: before each batch of 100 it
+// evictor that lost its lease removes nothing more: before each batch of 32 it
 // renews the lease by a conditional put, and the batch must end within it.
 //
 // All methods may be called concurrently.
@@ -239,7 +239,7 @@ func (e *Evictor) sweepBehind() {
 	default:
 		e.failures, e.stats.Error = 0, ""
 		if r.Left() > e.opt.MaxBytes {
-			e.notUntil = now.Add(waitFresh)
+			e.notUntil = now.Add(e.opt.Grace / 6)
 			e.opt.Log.Warn("shared-cache-too-small", "store", e.opt.Store.String(), "tenant", e.opt.Tenant,
 				"bytes", r.Left(), "fresh_bytes", r.FreshBytes, "max_size", e.opt.MaxBytes)
 		}

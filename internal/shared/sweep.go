@@ -16,10 +16,9 @@ import (
 )
 
 const (
-	// batchSize is how many objects are removed between two looks at the lease.
-	// They are looked at just before, by batchReads at a time: in some 100 ms.
-	batchSize  = 100
-	batchReads = 16
+	// batchSize is how many objects are looked at at once and then removed, with one
+	// look at the lease before: the fewer, the less time there is in between.
+	batchSize = 32
 	// maxCandidates bounds how many objects a listing remembers for removal, the
 	// oldest: twice as many take 100 MB. Where they are not enough, it lists again.
 	maxCandidates = 1 << 19
@@ -245,7 +244,6 @@ func (e *Evictor) removeBatch(ctx context.Context, l *lease, list []candidate, r
 	names := make([]string, len(batch))
 	gone := make([]bool, len(batch))
 	looks, lookCtx := errgroup.WithContext(ctx)
-	looks.SetLimit(batchReads)
 	for i := range batch {
 		looks.Go(func() error {
 			name := batch[i].name(e.opt.Tenant)
