@@ -6,10 +6,12 @@ import (
 	"io"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"hpcc.dev/hpcc/internal/audit"
 	"hpcc.dev/hpcc/internal/auth"
 	"hpcc.dev/hpcc/internal/cache"
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
@@ -37,6 +39,10 @@ type compile struct {
 	shared Shared
 	end    func()
 
+	// fresh is what is being stored, by storing.
+	fresh   fresh
+	storing *errgroup.Group
+
 	in chan incoming
 	// live ends when the client can no longer accept a run: it has gone, or ended
 	// its half of the stream.
@@ -53,7 +59,7 @@ type incoming struct {
 func newCompile(s *Service, stream grpc.BidiStreamingServer[workerv1.CompileRequest, workerv1.CompileResponse], task auth.Task, store *cache.Disk, end func()) *compile {
 	c := &compile{
 		Service: s, stream: stream, task: task, store: store, end: end,
-		in: make(chan incoming),
+		in: make(chan incoming), fresh: fresh{}, storing: new(errgroup.Group),
 	}
 	c.live, c.die = context.WithCancelCause(stream.Context())
 	go c.listen()
@@ -181,13 +187,24 @@ func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
 		}
 	}
 	if err := c.receive(j); err != nil {
+		_ = c.stored() // what ends the stream is err
 		return nil, err
 	}
 	a, err := c.run(j)
+	// What the row of a result names is there before the row.
+	failed := c.stored()
 	if err != nil {
 		return nil, err
 	}
 	defer a.close()
+	if failed != nil {
+		c.count(outcomeError)
+		a.row.Error = audit.Clip(failed.Error())
+		if _, err := c.append(a.row); err != nil {
+			return nil, err
+		}
+		return nil, failed
+	}
 	accepted, again, err := c.offer(a)
 	if err != nil || again != nil {
 		c.count(outcomeUnaccepted)

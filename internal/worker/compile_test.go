@@ -5,7 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -720,6 +721,48 @@ func TestDamagedStore(t *testing.T) {
 	}
 	if o := c.compile(files); len(o.needed) != 1 || o.outputs["object"] != files["a.c"]+files["b.h"] {
 		t.Errorf("%v", o)
+	}
+}
+
+// An input is on its way to the machine while it is being stored. One that cannot
+// be stored has a row that says so, and no result.
+func TestInputNotStored(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client(t, "acme")
+	c.compile(program)
+	store, err := r.stores.get("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := "new /hpcc/src/b.h"
+	// A file where a directory of the store has to be.
+	shard := filepath.Join(store.Dir(), "cas", digest.Of([]byte(source)).Hex()[:2])
+	if err := errors.Join(os.RemoveAll(shard), os.WriteFile(shard, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	rows := r.log.all()
+	k := c.open()
+	k.job(newJob(map[string]string{"a.c": source, "b.h": program["b.h"]}))
+	k.needed()
+	k.upload(source)
+	if code := k.code(); code != codes.Internal {
+		t.Errorf("%v", code)
+	}
+	if more := r.log.all()[len(rows):]; len(more) != 1 || more[0].Error == "" || more[0].Accepted {
+		t.Errorf("rows: %+v", more)
+	}
+}
+
+func TestFresh(t *testing.T) {
+	f := fresh{}
+	for i, c := range []struct {
+		size int
+		want bool
+	}{{smallBytes + 1, false}, {smallBytes - 10, true}, {11, false}, {4, true}, {4, true}, {1, true}, {1, false}} {
+		d := digest.Of([]byte{byte(i)})
+		if got := f.take(d, make([]byte, c.size)); got != c.want || (f[d] != nil) != c.want {
+			t.Errorf("%d: %d bytes: %v", i, c.size, got)
+		}
 	}
 }
 

@@ -1,8 +1,11 @@
 package worker
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -52,6 +55,12 @@ func (c *compile) receive(j *checked) error {
 	return nil
 }
 
+// stored waits until all that was received is stored.
+func (c *compile) stored() error {
+	clear(c.fresh)
+	return c.storing.Wait()
+}
+
 // receiveBlob takes one blob's chunks, and stores it if it is the one.
 func (c *compile) receiveBlob(d digest.Digest, meter *meter, timeout <-chan time.Time) error {
 	few := int64(smallBytes)
@@ -94,8 +103,50 @@ func (c *compile) receiveBlob(d digest.Digest, meter *meter, timeout <-chan time
 		return err
 	}
 	defer release()
+	if c.fresh.take(d, b) {
+		c.storing.Go(func() error { return c.putInput(d, b) })
+		return nil
+	}
+	return c.putInput(d, b)
+}
+
+func (c *compile) putInput(d digest.Digest, b []byte) error {
 	if _, err := c.store.PutBlob(b); err != nil {
 		return fmt.Errorf("blob %s: %w", d, err)
 	}
 	return nil
 }
+
+// fresh are contents that have just been received, verified, and are being stored:
+// a machine gets them from here. They are few, as an edited source is.
+type fresh map[digest.Digest][]byte
+
+// take keeps a content, if there is room for it.
+func (f fresh) take(d digest.Digest, b []byte) bool {
+	left := smallBytes - len(b)
+	for _, other := range f {
+		left -= len(other)
+	}
+	if left < 0 || len(f) >= maxFresh {
+		return false
+	}
+	f[d] = b
+	return true
+}
+
+// inputs are the contents for a machine.
+type inputs struct {
+	blobSource
+	fresh fresh
+}
+
+// Open implements agentapi.Blobs.
+func (i inputs) Open(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
+	if b, ok := i.fresh[d]; ok {
+		return io.NopCloser(bytes.NewReader(b)), nil
+	}
+	return i.blobSource.Open(ctx, d)
+}
+
+// maxFresh bounds the contents that one compile stores at once.
+const maxFresh = 4

@@ -100,7 +100,7 @@ func (c *compile) exec(j *checked, lease Lease) (*answer, error) {
 	defer cancel()
 	into := c.collector(j)
 	began := time.Now()
-	r, err := lease.Exec(ctx, j.exec(c.opt.Limits), c.blobs(), into.sinks())
+	r, err := lease.Exec(ctx, j.exec(c.opt.Limits), inputs{c.blobs(), c.fresh}, into.sinks())
 	if err == nil {
 		c.metrics.blobs.Add(float64(r.Sent.Blobs), c.task.Tenant, toGuest)
 		c.metrics.bytes.Add(float64(r.Sent.Bytes), c.task.Tenant, toGuest)
