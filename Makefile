@@ -34,7 +34,7 @@ WRAPPER_LDFLAGS := -X runtime.godebugDefault=containermaxprocs=0,updatemaxprocs=
 # Packages whose bugs are races; the rest of the tests run without the
 # detector, which costs five to ten times the time (-short leaves out the
 # hundred thousand requests and files, which have run without it).
-RACE := cache shared store daemon ipc wrapper action rootfs agentapi telemetry audit auth vm scheduler
+RACE := cache shared store tiers daemon ipc wrapper action rootfs agentapi telemetry audit auth vm scheduler
 RACE_AGENT := blob lookup job server
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

@@ -22,8 +22,8 @@ type Set struct {
 
 // Open opens what c names. It reads the files of keys, which must be right, and asks
 // no store anything: one that is away, or comes back, is as good.
-func Open(c *config.Shared, log *slog.Logger) (*Set, error) {
-	s := &Set{opt: shared.Options{MemoryBytes: c.Memory, Log: log}}
+func Open(c *config.Shared, logger *slog.Logger) (*Set, error) {
+	s := &Set{opt: shared.Options{MemoryBytes: c.Memory, Log: logger}}
 	var err error
 	if c.SigningKeyFile != "" {
 		if s.opt.Signer, err = shared.ReadSigner(c.SigningKeyFile); err != nil {
@@ -37,7 +37,7 @@ func Open(c *config.Shared, log *slog.Logger) (*Set, error) {
 	}
 	for i := range c.Tiers {
 		t := &c.Tiers[i]
-		g, err := OpenTier(t, log)
+		g, err := OpenTier(t, logger)
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
@@ -49,15 +49,15 @@ func Open(c *config.Shared, log *slog.Logger) (*Set, error) {
 
 // OpenTier opens one tier, with the time-outs that the settings give it. Its store is
 // asked nothing yet.
-func OpenTier(t *config.Tier, log *slog.Logger) (*store.Guarded, error) {
+func OpenTier(t *config.Tier, logger *slog.Logger) (*store.Guarded, error) {
 	s, err := OpenStore(t)
 	if err != nil {
 		return nil, err
 	}
-	if log != nil {
-		log = log.With("tier", t.Name)
+	if logger != nil {
+		logger = logger.With("tier", t.Name)
 	}
-	return store.Guard(s, store.GuardOptions{Read: t.ReadTimeout, Write: t.WriteTimeout, List: t.ListTimeout, Log: log}), nil
+	return store.Guard(s, store.GuardOptions{Read: t.ReadTimeout, Write: t.WriteTimeout, List: t.ListTimeout, Log: logger}), nil
 }
 
 // OpenStore opens a tier's store without any time-outs, for who watches it by
