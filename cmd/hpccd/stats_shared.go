@@ -39,6 +39,7 @@ func showShared(t *table, s *shared.Stats) {
 		if tier.Dropped > 0 {
 			t.row("    dropped", strconv.FormatInt(tier.Dropped, 10), "results that could not be written")
 		}
+		showEviction(t, tier.Eviction)
 	}
 	if s.Signer == "" {
 		t.row("  signed by", "nobody", "nothing is written: cache.signing_key_file is not set")
@@ -48,6 +49,19 @@ func showShared(t *table, s *shared.Stats) {
 	}
 	if s.TrustError != "" {
 		t.row("  trusted keys", "none", s.TrustError)
+	}
+}
+
+// showEviction says what this daemon removed from a tier, and why it cannot.
+func showEviction(t *table, e *shared.EvictorStats) {
+	if e == nil {
+		return
+	}
+	if e.Removed > 0 {
+		t.row("    evicted", strconv.FormatInt(e.Removed, 10), config.HumanSize(e.RemovedBytes)+" from here")
+	}
+	if e.Error != "" {
+		t.row("    not evicted", firstLine(e.Error))
 	}
 }
 
@@ -87,6 +101,9 @@ func showPlainShared(t *table, s *shared.Stats) {
 			{"errors", tier.Errors}, {"timeouts", tier.Timeouts}, {"written", tier.Written}, {"different", tier.Different}, {"dropped", tier.Dropped},
 		} {
 			t.row(name+n.name, strconv.FormatInt(n.n, 10))
+		}
+		if e := tier.Eviction; e != nil {
+			t.row(name+"evicted", strconv.FormatInt(e.Removed, 10))
 		}
 		for _, reason := range slices.Sorted(maps.Keys(tier.Rejected)) {
 			t.row(name+"rejected."+string(reason), strconv.FormatInt(tier.Rejected[reason], 10))

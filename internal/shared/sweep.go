@@ -40,7 +40,7 @@ type SweepOptions struct {
 type SweepReport struct {
 	Objects int64 `json:"objects"`
 	Bytes   int64 `json:"bytes"`
-	// Fresh are those of them that are within the grace period.
+	// FreshBytes is the size of those of them that are within the grace period.
 	FreshBytes int64 `json:"fresh_bytes"`
 	// Foreign are objects below the tenant's name that are not hpcc's.
 	Foreign      int64 `json:"foreign"`
