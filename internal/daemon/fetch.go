@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"iter"
 	"slices"
 
 	"hpcc.dev/hpcc/internal/action"
@@ -15,9 +16,9 @@ import (
 // *shared.Cache is one. Whatever is wrong with them, its methods return in
 // bounded time, and as if nothing were there.
 type Shared interface {
-	// Manifest returns what is known under a key, or nil. Nothing of it is to be
-	// believed.
-	Manifest(ctx context.Context, key digest.Key) *action.Manifest
+	// Manifests yields what is known under a key, what is near first: the rest is
+	// asked for when the loop goes on. Nothing of it is to be believed.
+	Manifests(ctx context.Context, key digest.Key) iter.Seq[*action.Manifest]
 	// Result returns the result of an action, whose key the caller made of what it
 	// checked, or nil. It is whole, and made by somebody who is trusted.
 	Result(ctx context.Context, key digest.Key) *shared.Fetched
@@ -39,8 +40,8 @@ func (e *Engine) Shared() *shared.Stats {
 	return &s
 }
 
-// maxDoubtful bounds the results that one manifest's candidates are asked for: a
-// manifest that lies costs no more than that.
+// maxDoubtful bounds the results that one manifest's candidates are asked for, in
+// all tiers together: a manifest that lies costs no more than that.
 const maxDoubtful = 2
 
 // sharedID names the job's manifest in shared caches, where id is the one here.
@@ -95,6 +96,7 @@ type fetched struct {
 	*shared.Fetched
 	candidate *candidate
 	key       digest.Key
+	manifest  manifestID // that led to it
 	// word is what led to the manifest, "" for the first one.
 	word string
 }
@@ -121,30 +123,20 @@ func (j *job) fetch(ctx context.Context, id *manifestID, evicted *candidate) *ip
 	}
 	if evicted != nil {
 		if f := j.fetchResult(ctx, evicted.action, evicted.stdio); f != nil {
-			return j.deliverFetched(*id, &fetched{Fetched: f, candidate: evicted, key: evicted.action})
+			return j.deliverFetched(&fetched{Fetched: f, candidate: evicted, key: evicted.action, manifest: *id})
 		}
 		return nil
 	}
 	rooted, text := j.rooted, j.preprocessed
-	for at, word := *id, ""; ; {
-		f, next := j.fetchFrom(ctx, at)
-		if f != nil {
-			f.word = word
-			msg := j.deliverFetched(at, f)
-			if j.verifying != nil {
-				*id = at
-				return nil
-			}
-			if msg != nil {
-				return msg
-			}
-			break
+	if f := j.fetchFrom(ctx, *id, ""); f != nil {
+		msg := j.deliverFetched(f)
+		if j.verifying != nil {
+			*id = f.manifest
+			return nil
 		}
-		deeper, ok := j.follow(ctx, next)
-		if !ok {
-			break
+		if msg != nil {
+			return msg
 		}
-		at, word = deeper, next
 	}
 	j.rooted, j.preprocessed = rooted, text
 	return nil
@@ -165,15 +157,37 @@ func (j *job) follow(ctx context.Context, word string) (at manifestID, ok bool) 
 	return j.byRoots(), true
 }
 
-// fetchFrom looks for a result that a manifest leads to. Where there is none it
-// returns the manifest's word.
-func (j *job) fetchFrom(ctx context.Context, at manifestID) (f *fetched, word string) {
-	m := j.e.opt.Shared.Manifest(ctx, j.sharedID(at))
-	if m == nil {
-		return nil, ""
+// fetchFrom looks for a result that a manifest leads to, which word led to: tier by
+// tier, the nearest first, and each asked only when those nearer have led to nothing.
+// Where a tier has a word, that is followed before the next is asked: what tells
+// results apart by more than lists does so in all tiers, so that what the word leads
+// to is the likelier place. Where a result is found, the job is left as its manifest
+// wants it.
+func (j *job) fetchFrom(ctx context.Context, at manifestID, word string) *fetched {
+	rooted, text := j.rooted, j.preprocessed
+	seen, left := map[*file]digest.Digest{}, maxDoubtful
+	for m := range j.e.opt.Shared.Manifests(ctx, j.sharedID(at)) {
+		if f := j.fetchListed(ctx, m, seen, &left); f != nil {
+			f.manifest, f.word = at, word
+			return f
+		}
+		if deeper, ok := j.follow(ctx, m.Preprocess); ok {
+			if f := j.fetchFrom(ctx, deeper, m.Preprocess); f != nil {
+				return f
+			}
+		}
+		j.rooted, j.preprocessed = rooted, text
+		if left == 0 {
+			break
+		}
 	}
-	seen := map[*file]digest.Digest{}
-	doubtful := 0
+	return nil
+}
+
+// fetchListed returns the result that one of a manifest's candidates leads to. seen
+// are digests that were looked up for it, and left is how many more results may be
+// asked for.
+func (j *job) fetchListed(ctx context.Context, m *action.Manifest, seen map[*file]digest.Digest, left *int) *fetched {
 	for i := range m.Candidates {
 		c := &m.Candidates[i]
 		if !j.prep.messages.serve(c.StdioContext) {
@@ -190,14 +204,14 @@ func (j *job) fetchFrom(ctx context.Context, at manifestID) (f *fetched, word st
 		if key != c.Action {
 			continue
 		}
-		if doubtful++; doubtful > maxDoubtful {
-			break
-		}
 		if f := j.fetchResult(ctx, key, c.StdioContext); f != nil {
-			return &fetched{Fetched: f, candidate: here, key: key}, ""
+			return &fetched{Fetched: f, candidate: here, key: key}
+		}
+		if *left--; *left == 0 {
+			return nil
 		}
 	}
-	return nil, m.Preprocess
+	return nil
 }
 
 // fetchResult returns the result of an action with messages of a context, unless
@@ -216,26 +230,28 @@ func (j *job) fetchResult(ctx context.Context, key digest.Key, stdio string) *sh
 // deliverFetched leaves a result where the command wants it, and has it kept here
 // behind the build; or, if it is to be verified, has it kept at once and leaves
 // the rest to the compile.
-func (j *job) deliverFetched(at manifestID, f *fetched) *ipcv1.ServerMessage {
+func (j *job) deliverFetched(f *fetched) *ipcv1.ServerMessage {
 	outputs := make(map[string]output, len(f.Entry.Result.Outputs))
 	for _, o := range f.Entry.Result.Outputs {
 		outputs[o.Role] = output{f.Blobs[o.Digest]}
 	}
 	keep := func() error {
-		// Further compiles know, so that they find it.
+		// Further compiles know, so that they find it; and other machines, which else
+		// ask the tiers up to the one that has the word.
 		if f.word != "" && j.e.load(j.prep.id(), j.prep.place).preprocess != f.word {
+			j.e.opt.Shared.Mark(j.sourced(manifestID{key: j.prep.key}).key, f.word)
 			if err := j.mark(f.word); err != nil {
 				return err
 			}
 		}
-		_, err := j.put(at, f.key, f.Entry, outputs)
+		_, err := j.put(f.manifest, f.key, f.Entry, outputs)
 		return err
 	}
 	if j.verifies() {
 		err := keep()
 		if err == nil {
 			r := &result{Result: &f.Entry.Result, outputs: outputs}
-			j.verifying = j.confirmed(&verification{manifest: at, found: f.candidate, result: r, tier: f.Tier})
+			j.verifying = j.confirmed(&verification{manifest: f.manifest, found: f.candidate, result: r, tier: f.Tier})
 			return nil
 		}
 		j.outcome.verify.skipped = string(reasonStore)
@@ -247,7 +263,7 @@ func (j *job) deliverFetched(at manifestID, f *fetched) *ipcv1.ServerMessage {
 		return nil
 	}
 	j.outcome = outcome{
-		kind: j.hitKind(f.Tier), tier: f.Tier, action: f.key, manifest: at.key, saved: f.Entry.Result.CompileTime, verify: j.outcome.verify,
+		kind: j.hitKind(f.Tier), tier: f.Tier, action: f.key, manifest: f.manifest.key, saved: f.Entry.Result.CompileTime, verify: j.outcome.verify,
 	}
 	j.behind = func() {
 		if err := keep(); err != nil {

@@ -59,25 +59,24 @@ func (j *job) fetchText(ctx context.Context, key digest.Key, t *sourceText) *ipc
 // manifest, as the worker would have said it, and which of them has it; nil if
 // none is right. holds checks a candidate against what is here.
 func (j *job) fetchWork(ctx context.Context, manifest digest.Key, holds func(*action.Candidate) bool) (res *remote.Result, tier string) {
-	m := j.e.opt.Shared.Manifest(ctx, manifest)
-	if m == nil {
-		return nil, ""
-	}
 	work, doubtful := j.prep.work, 0
-	for i := range m.Candidates {
-		c := &m.Candidates[i]
-		if !holds(c) {
-			continue
-		}
-		a, err := work.Action(c.Tree(), c.Found(), c.Absent)
-		if err != nil || a.Key() != c.Action {
-			continue
-		}
-		if doubtful++; doubtful > maxDoubtful {
-			break
-		}
-		if res, tier = j.workOf(ctx, c.Action); res != nil {
-			return res, tier
+	// A tier is asked when those nearer have led to nothing.
+	for m := range j.e.opt.Shared.Manifests(ctx, manifest) {
+		for i := range m.Candidates {
+			c := &m.Candidates[i]
+			if !holds(c) {
+				continue
+			}
+			a, err := work.Action(c.Tree(), c.Found(), c.Absent)
+			if err != nil || a.Key() != c.Action {
+				continue
+			}
+			if res, tier = j.workOf(ctx, c.Action); res != nil {
+				return res, tier
+			}
+			if doubtful++; doubtful == maxDoubtful {
+				return nil, ""
+			}
 		}
 	}
 	return nil, ""

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -23,9 +24,12 @@ import (
 type tier struct {
 	mu        sync.Mutex
 	manifests map[digest.Key]*action.Manifest
-	results   map[digest.Key]*shared.Fetched
-	asked     []string
-	puts      int
+	// far, if it is not nil, are those of a second tier, with results from here.
+	far     map[digest.Key]*action.Manifest
+	results map[digest.Key]*shared.Fetched
+	asked   []string
+	marks   []string
+	puts    int
 	// onManifest, if it is not nil, is called before a manifest is answered.
 	onManifest func()
 }
@@ -34,17 +38,29 @@ func newTier() *tier {
 	return &tier{manifests: map[digest.Key]*action.Manifest{}, results: map[digest.Key]*shared.Fetched{}}
 }
 
-func (s *tier) Manifest(_ context.Context, key digest.Key) *action.Manifest {
-	if s.onManifest != nil {
-		s.onManifest()
+func (s *tier) Manifests(_ context.Context, key digest.Key) iter.Seq[*action.Manifest] {
+	return func(yield func(*action.Manifest) bool) {
+		if s.onManifest != nil {
+			s.onManifest()
+		}
+		if m := s.manifest("manifest", s.manifests, key); m != nil && !yield(m) {
+			return
+		}
+		if s.far == nil {
+			return
+		}
+		if m := s.manifest("far", s.far, key); m != nil {
+			yield(m)
+		}
 	}
+}
+
+func (s *tier) manifest(asked string, manifests map[digest.Key]*action.Manifest, key digest.Key) *action.Manifest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.asked = append(s.asked, "manifest")
-	if m := s.manifests[key]; m != nil {
-		c := *m
-		c.Candidates = slices.Clone(m.Candidates)
-		return &c
+	s.asked = append(s.asked, asked)
+	if m := manifests[key]; m != nil {
+		return &action.Manifest{Preprocess: m.Preprocess, Candidates: slices.Clone(m.Candidates)}
 	}
 	return nil
 }
@@ -69,6 +85,7 @@ func (s *tier) Put(manifest digest.Key, _ string, e *action.Entry, blobs map[dig
 func (s *tier) Mark(manifest digest.Key, word string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.marks = append(s.marks, word)
 	s.at(manifest).Preprocess = word
 }
 
@@ -336,6 +353,96 @@ func TestManifestWithoutResults(t *testing.T) {
 	}
 	if q := s.questions(); q != "manifest result result" {
 		t.Errorf("asked %q", q)
+	}
+}
+
+// TestFetchNearestFirst has two tiers. The far one's manifests are asked for only when
+// nothing near leads to a result, and together they cost no more than one's.
+func TestFetchNearestFirst(t *testing.T) {
+	plain := map[string]string{"a.c": "int a;\n"}
+	textual := map[string]string{"a.c": "#define H \"b.h\"\n#if __has_include(H)\n#include H\n#endif\n", "b.h": "int b;\n"}
+	useless := func(m *action.Manifest) {
+		for i := range m.Candidates {
+			m.Candidates[i].Inputs = []action.Input{{Path: "/nowhere", Digest: digest.Of(nil)}}
+		}
+	}
+	move := func(s *tier) { s.far, s.manifests = s.manifests, map[digest.Key]*action.Manifest{} }
+	both := func(s *tier) {
+		s.far = map[digest.Key]*action.Manifest{}
+		for k, m := range s.manifests {
+			s.far[k] = &action.Manifest{Preprocess: m.Preprocess, Candidates: slices.Clone(m.Candidates)}
+		}
+	}
+	repeat := func(m *action.Manifest, n int) {
+		if len(m.Candidates) > 0 {
+			m.Candidates = slices.Repeat(m.Candidates[:1], n)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		files map[string]string
+		lay   func(*tier)
+		asked string
+		runs  int
+		marks string
+	}{
+		{"near has it", plain, both, "manifest result", 0, ""},
+		{"far has it", plain, move, "manifest far result", 0, ""},
+		{"near leads to nothing", plain, func(s *tier) {
+			both(s)
+			s.lie(useless)
+		}, "manifest far result", 0, ""},
+		{"near has no result", plain, func(s *tier) {
+			both(s)
+			clear(s.results)
+		}, "manifest result far result", 1, ""},
+		{"near has more than are asked for", plain, func(s *tier) {
+			s.lie(func(m *action.Manifest) { repeat(m, 5) })
+			both(s)
+			clear(s.results)
+		}, "manifest result result", 1, ""},
+		{"both have", plain, func(s *tier) {
+			both(s)
+			for _, m := range s.far {
+				repeat(m, 5)
+			}
+			clear(s.results)
+		}, "manifest result far result", 1, ""},
+		{"near says that the text decides", textual, both, "manifest manifest result", 0, compiler.NeedComputedHasInclude},
+		{"far says so", textual, move, "manifest far manifest far result", 0, compiler.NeedComputedHasInclude},
+		{"near says so, and far has it", textual, func(s *tier) {
+			both(s)
+			maps.DeleteFunc(s.manifests, func(_ digest.Key, m *action.Manifest) bool { return m.Preprocess == "" })
+		}, "manifest manifest far result", 0, compiler.NeedComputedHasInclude},
+		{"near lies that the text decides", plain, func(s *tier) {
+			both(s)
+			s.lie(func(m *action.Manifest) { m.Preprocess, m.Candidates = compiler.NeedComputedInclude, nil })
+		}, "manifest manifest far far result", 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newTier()
+			dir := project(t, c.files)
+			first := onMachine(t, s, nil)
+			want, _, _ := build(t, first, dir, "-c", "a.c")
+			if len(c.files) > 1 {
+				build(t, first, dir, "-c", "a.c") // from now on it is known that the text decides
+			}
+			c.lay(s)
+			s.questions()
+			s.marks = nil
+			e := onMachine(t, s, nil)
+			got, _, runs := build(t, e, dir, "-c", "a.c")
+			e.Drain()
+			if got != want || runs != c.runs {
+				t.Errorf("%d runs, want %d; the same object: %v", runs, c.runs, got == want)
+			}
+			if q := s.questions(); q != c.asked {
+				t.Errorf("asked %q, want %q", q, c.asked)
+			}
+			if m := strings.Join(s.marks, " "); m != c.marks {
+				t.Errorf("marked %q, want %q", m, c.marks)
+			}
+		})
 	}
 }
 

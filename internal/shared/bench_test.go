@@ -33,7 +33,7 @@ func BenchmarkHit(b *testing.B) {
 	drain(b, w)
 	c := newCache(b, Options{Tiers: tierOf(far), Trust: (*Trust)(nil).With(alice)})
 	for b.Loop() {
-		m := c.Manifest(b.Context(), testManifest)
+		m := known(b.Context(), c, testManifest)
 		if f := c.Result(b.Context(), m.Candidates[0].Action); f == nil {
 			b.Fatal("a miss")
 		}

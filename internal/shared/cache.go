@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/digest"
 	"hpcc.dev/hpcc/internal/store"
 )
@@ -65,7 +66,7 @@ type Cache struct {
 	// sealing holds a token for each result that is being compressed and signed.
 	sealing chan struct{}
 
-	manifests flights[*look]
+	manifests flights[*action.Manifest]
 	results   flights[*Fetched]
 
 	ctx    context.Context // of all that goes on behind the callers

@@ -86,6 +86,20 @@ func (r *recorder) Touch(ctx context.Context, name string) error {
 
 var testManifest = digest.NewKey("manifest").Sum()
 
+// known is all that the tiers have under a key; nil for nothing.
+func known(ctx context.Context, c *Cache, key digest.Key) *action.Manifest {
+	var all *action.Manifest
+	for m := range c.Manifests(ctx, key) {
+		if all == nil {
+			all = m
+			continue
+		}
+		all.Preprocess += m.Preprocess
+		all.Candidates = append(all.Candidates, m.Candidates...)
+	}
+	return all
+}
+
 // fill puts one result into a store.
 func fill(t testing.TB, s store.Store, by *Signer, e *action.Entry, blobs map[digest.Digest][]byte) {
 	t.Helper()
@@ -114,29 +128,29 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	if m := writer.Manifest(ctx, testManifest); m != nil {
+	if m := known(ctx, writer, testManifest); m != nil {
 		t.Errorf("%+v", m)
 	}
 	step("a miss", "get manifest")
 	writer.Put(testManifest, "", small, smallBlobs)
 	drain(t, writer)
 	step("its write", "put result, put manifest")
-	if m := writer.Manifest(ctx, testManifest); m == nil || len(m.Candidates) != 1 {
+	if m := known(ctx, writer, testManifest); m == nil || len(m.Candidates) != 1 {
 		t.Errorf("one's own write is not seen: %+v", m)
 	}
 	step("a look at one's own write", "")
 
-	if m := reader.Manifest(ctx, testManifest); m == nil || m.Candidates[0].Action != key || m.Candidates[0].StdioContext != "context" {
+	if m := known(ctx, reader, testManifest); m == nil || m.Candidates[0].Action != key || m.Candidates[0].StdioContext != "context" {
 		t.Fatalf("%+v", m)
 	}
 	same(t, reader.Result(ctx, key), small, smallBlobs)
 	step("a hit", "get manifest, get result")
-	reader.Manifest(ctx, testManifest)
+	known(ctx, reader, testManifest)
 	if f := reader.Result(ctx, key); f == nil || f.Tier != "memory" {
 		t.Errorf("%+v", f)
 	}
 	step("a second hit", "")
-	without.Manifest(ctx, testManifest)
+	known(ctx, without, testManifest)
 	same(t, without.Result(ctx, key), small, smallBlobs)
 	same(t, without.Result(ctx, key), small, smallBlobs)
 	step("hits without memory", "get manifest, get result, get result")
@@ -176,8 +190,8 @@ func TestManifestLife(t *testing.T) {
 		far := &recorder{Store: store.NewMemory(0)}
 		c := newCache(t, Options{Tiers: tierOf(far), Trust: (*Trust)(nil).With(alice), MemoryBytes: 1 << 20})
 		ctx := t.Context()
-		c.Manifest(ctx, testManifest)
-		c.Manifest(ctx, testManifest)
+		known(ctx, c, testManifest)
+		known(ctx, c, testManifest)
 		if got := far.asked(); got != "get manifest" {
 			t.Errorf("%q", got)
 		}
@@ -185,7 +199,7 @@ func TestManifestLife(t *testing.T) {
 		fill(t, far, alice, e, blobs)
 		far.asked()
 		time.Sleep(absenceLife)
-		m := c.Manifest(ctx, testManifest)
+		m := known(ctx, c, testManifest)
 		if m == nil || far.asked() != "get manifest" {
 			t.Fatal("still absent")
 		}
@@ -193,11 +207,11 @@ func TestManifestLife(t *testing.T) {
 		m.Add(action.Candidate{Action: digest.NewKey("mine").Sum()})
 		m.Preprocess = "mine"
 		time.Sleep(manifestLife - time.Second)
-		if m := c.Manifest(ctx, testManifest); len(m.Candidates) != 1 || m.Preprocess != "" || far.asked() != "" {
+		if m := known(ctx, c, testManifest); len(m.Candidates) != 1 || m.Preprocess != "" || far.asked() != "" {
 			t.Errorf("%+v", m)
 		}
 		time.Sleep(time.Second)
-		if c.Manifest(ctx, testManifest); far.asked() != "get manifest" {
+		if known(ctx, c, testManifest); far.asked() != "get manifest" {
 			t.Error("it is believed for ever")
 		}
 	})
@@ -216,7 +230,7 @@ func TestTouch(t *testing.T) {
 			use := func() string {
 				t.Helper()
 				far.asked()
-				c.Manifest(t.Context(), testManifest)
+				known(t.Context(), c, testManifest)
 				same(t, c.Result(t.Context(), e.Action.Key()), e, blobs)
 				drain(t, c)
 				all := strings.Split(far.asked(), ", ")
@@ -262,7 +276,7 @@ func TestTiers(t *testing.T) {
 	}
 	c := newCache(t, Options{Tiers: tiers, Signer: bob, Trust: trustOf(t, false, alice.Line(RoleWorker))})
 	ctx := withPatience(t)
-	m := c.Manifest(ctx, testManifest)
+	m := known(ctx, c, testManifest)
 	if m == nil || len(m.Candidates) != 2 || m.Candidates[0].Action != near.Action.Key() || m.Candidates[1].Action != key {
 		t.Fatalf("%+v", m)
 	}
@@ -293,7 +307,7 @@ func TestTiers(t *testing.T) {
 	if f := c.Result(ctx, key); f == nil || f.Tier != "t0" || f.Signer != "alice" {
 		t.Errorf("then from %+v", f)
 	}
-	if m := c.Manifest(ctx, testManifest); m == nil || len(m.Candidates) != 2 || m.Candidates[0].Action != key {
+	if m := known(ctx, c, testManifest); m == nil || len(m.Candidates) != 2 || m.Candidates[0].Action != key {
 		t.Errorf("then %+v", m)
 	}
 
@@ -301,7 +315,7 @@ func TestTiers(t *testing.T) {
 	stores[0] = &recorder{Store: store.NewMemory(0)}
 	tiers[0].Store = stores[0]
 	c = newCache(t, Options{Tiers: tiers, Trust: trustOf(t, false, alice.Line(RoleWorker))})
-	c.Manifest(ctx, testManifest)
+	known(ctx, c, testManifest)
 	same(t, c.Result(ctx, key), e, blobs)
 	c.Put(testManifest, "", e, blobs)
 	c.Mark(testManifest, "source")
@@ -318,7 +332,7 @@ func TestTenants(t *testing.T) {
 	e, blobs := testEntry("a.c", []byte("object"))
 	fill(t, far, alice, e, blobs)
 	c := newCache(t, Options{Tenant: "other", Tiers: tierOf(far), Signer: alice})
-	if c.Manifest(withPatience(t), testManifest) != nil || c.Result(withPatience(t), e.Action.Key()) != nil {
+	if known(withPatience(t), c, testManifest) != nil || c.Result(withPatience(t), e.Action.Key()) != nil {
 		t.Error("another tenant's")
 	}
 }
@@ -415,7 +429,7 @@ func testWritersLoseNothing(t *testing.T, far store.Store) {
 		e, blobs := testEntry(fmt.Sprint(i, ".c"), []byte("object"))
 		want[e.Action.Key()] = true
 		put.Go(func() {
-			c.Manifest(t.Context(), testManifest)
+			known(t.Context(), c, testManifest)
 			c.Put(testManifest, "", e, blobs)
 			if i%5 == 0 {
 				c.Mark(testManifest, "source")
@@ -429,7 +443,7 @@ func testWritersLoseNothing(t *testing.T, far store.Store) {
 			t.Errorf("counted %+v", s)
 		}
 	}
-	m := newCache(t, Options{Tiers: tierOf(far)}).Manifest(withPatience(t), testManifest)
+	m := known(withPatience(t), newCache(t, Options{Tiers: tierOf(far)}), testManifest)
 	for _, c := range m.Candidates {
 		delete(want, c.Action)
 	}
@@ -495,7 +509,7 @@ func TestSingleFlight(t *testing.T) {
 		return ctx.Err()
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	gone.Go(func() { c.Manifest(ctx, testManifest) })
+	gone.Go(func() { known(ctx, c, testManifest) })
 	<-started
 	cancel()
 	gone.Wait()
@@ -508,7 +522,7 @@ func TestSingleFlight(t *testing.T) {
 		t.Errorf("a caller's end is an error of the tier's: %+v", s)
 	}
 	far.set(nil)
-	if m := c.Manifest(withPatience(t), testManifest); m == nil {
+	if m := known(withPatience(t), c, testManifest); m == nil {
 		t.Error("who came later got what was cut short")
 	}
 }
@@ -606,7 +620,7 @@ func TestAway(t *testing.T) {
 	if s := c.Stats(); s.Queue.Waiting != 0 || s.Tiers[0].Dropped != n+1 {
 		t.Errorf("counted %+v", s)
 	}
-	if c.Manifest(withPatience(t), testManifest) != nil || c.Result(withPatience(t), e.Action.Key()) != nil {
+	if known(withPatience(t), c, testManifest) != nil || c.Result(withPatience(t), e.Action.Key()) != nil {
 		t.Error("found where nothing answers")
 	}
 	if s := c.Stats().Tiers[0]; far.asked() != "" || s.Refused < 2 {
@@ -646,7 +660,7 @@ func TestHangingStoreCostsOneTimeout(t *testing.T) {
 							if j%2 == 1 {
 								manifest = digest.NewKey(fmt.Sprint(i, j)).Sum()
 							}
-							c.Manifest(t.Context(), manifest)
+							known(t.Context(), c, manifest)
 							same(t, c.Result(t.Context(), e.Action.Key()), e, blobs)
 							other, otherBlobs := testEntry(fmt.Sprint(i, j, ".c"), []byte("object"))
 							c.Result(t.Context(), other.Action.Key())
@@ -743,7 +757,7 @@ func TestSealedStore(t *testing.T) {
 	for _, name := range names {
 		put(t, bucket, name, []byte("what is not encrypted"))
 	}
-	if c.Manifest(ctx, testManifest) != nil || c.Result(ctx, e.Action.Key()) != nil {
+	if known(ctx, c, testManifest) != nil || c.Result(ctx, e.Action.Key()) != nil {
 		t.Error("a tampered object was found")
 	}
 	c.Put(testManifest, "", e, blobs)
@@ -752,7 +766,7 @@ func TestSealedStore(t *testing.T) {
 	c.Put(testManifest, "", e, blobs)
 	drain(t, c)
 	same(t, c.Result(ctx, e.Action.Key()), e, blobs)
-	if s := c.Stats().Tiers[0]; c.Manifest(ctx, testManifest) == nil || s.Rejected[ReasonDamaged] == 0 || s.Replaced != 1 || s.Dropped != 0 {
+	if s := c.Stats().Tiers[0]; known(ctx, c, testManifest) == nil || s.Rejected[ReasonDamaged] == 0 || s.Replaced != 1 || s.Dropped != 0 {
 		t.Errorf("counted %+v", s)
 	}
 }
@@ -769,12 +783,12 @@ func TestHalfKnownManifest(t *testing.T) {
 		fill(t, far, alice, b, blobs)
 		far.set(func(context.Context, string) error { return store.ErrUnavailable })
 		c := newCache(t, Options{MemoryBytes: 1 << 20, Signer: alice, Tiers: []Tier{{Name: "near", Store: near}, {Name: "far", Store: far, Write: true}}})
-		if m := c.Manifest(t.Context(), testManifest); m == nil || len(m.Candidates) != 1 {
+		if m := known(t.Context(), c, testManifest); m == nil || len(m.Candidates) != 1 {
 			t.Fatalf("%+v", m)
 		}
 		far.set(nil)
 		time.Sleep(absenceLife)
-		if m := c.Manifest(t.Context(), testManifest); m == nil || len(m.Candidates) != 2 {
+		if m := known(t.Context(), c, testManifest); m == nil || len(m.Candidates) != 2 {
 			t.Fatalf("%+v", m)
 		}
 	})
@@ -797,7 +811,7 @@ func TestClose(t *testing.T) {
 	}
 	far.asked()
 	c.Put(testManifest, "", e, blobs)
-	if c.Result(withPatience(t), e.Action.Key()) != nil || c.Manifest(withPatience(t), testManifest) != nil || far.asked() != "" {
+	if c.Result(withPatience(t), e.Action.Key()) != nil || known(withPatience(t), c, testManifest) != nil || far.asked() != "" {
 		t.Error("a closed cache works")
 	}
 	if s := c.Stats(); s.Tiers[0].Dropped != 1 || s.Queue.Waiting != 0 {
@@ -916,7 +930,7 @@ func TestManyAtOnce(t *testing.T) {
 				n := (i + j) % 10
 				e, blobs := testEntry(fmt.Sprint(n, ".c"), noise(2000, byte(n)))
 				manifest := digest.NewKey(fmt.Sprint(n % 3)).Sum()
-				m := c.Manifest(t.Context(), manifest)
+				m := known(t.Context(), c, manifest)
 				if f := c.Result(t.Context(), e.Action.Key()); f != nil {
 					same(t, f, e, blobs)
 					continue

@@ -20,8 +20,8 @@
 //
 // # What a build waits for
 //
-// Reads only, each once however many ask for it at a time. Writes, backfill of
-// nearer tiers and renewed times of use wait in one queue that is bounded in
-// bytes; what does not fit is dropped and counted. No error of a store is an
-// error of a compile.
+// Reads only, each once however many ask for it at a time, and of a tier only where
+// those nearer have led to nothing. Writes, backfill of nearer tiers and renewed
+// times of use wait in one queue that is bounded in bytes; what does not fit is
+// dropped and counted. No error of a store is an error of a compile.
 package shared

@@ -400,7 +400,7 @@ func TestHostileManifest(t *testing.T) {
 			far := store.NewMemory(0)
 			put(t, far, name, body)
 			c := newCache(t, Options{Tiers: tierOf(far), Signer: testSigner(t, "alice")})
-			if got := c.Manifest(withPatience(t), key); got != nil {
+			if got := known(withPatience(t), c, key); got != nil {
 				t.Errorf("a manifest: %+v", got)
 			}
 			if s := c.Stats().Tiers[0]; s.Rejected[ReasonDamaged] != 1 || s.ManifestMisses != 1 {
@@ -411,7 +411,7 @@ func TestHostileManifest(t *testing.T) {
 			}
 			c.Put(key, "", entry, blobs)
 			drain(t, c)
-			if got := c.Manifest(withPatience(t), key); got == nil || len(got.Candidates) != 1 || got.Candidates[0].Action != entry.Action.Key() {
+			if got := known(withPatience(t), c, key); got == nil || len(got.Candidates) != 1 || got.Candidates[0].Action != entry.Action.Key() {
 				t.Errorf("after a write: %+v", got)
 			}
 			if x, err := VerifyObject(withPatience(t), far, name, nil); err != nil || x.Candidates != 1 {

@@ -8,7 +8,7 @@ import (
 	"hpcc.dev/hpcc/internal/action"
 )
 
-// How long a manifest in memory is taken for what the tiers have. It is a hint, so
+// How long a manifest in memory is taken for what its tier has. It is a hint, so
 // that an old one costs misses, no more: what other machines have added since.
 // Half a minute spares a build that asks again (a second compile of a unit, a
 // look-up after a wait) its requests; that there is none is believed shorter,
@@ -19,7 +19,7 @@ const (
 )
 
 // memory is the nearest tier: packs as they were read, which are checked at each
-// use as at the first, and merged manifests for a short while. What was not used
+// use as at the first, and each tier's manifests for a short while. What was not used
 // for longest goes first.
 type memory struct {
 	max int64
@@ -115,7 +115,7 @@ func (m *memory) used(name string, hit bool) {
 	m.remove(name)
 }
 
-// putManifest remembers what the tiers have under a name, nil for nothing. What is
+// putManifest remembers what a tier has (tier.remembered), nil for nothing. What is
 // remembered is not changed any more.
 func (m *memory) putManifest(name string, manifest *action.Manifest, life time.Duration) {
 	m.put(&remembered{name: name, cost: manifestCost(manifest), manifest: manifest, until: m.now().Add(life)})

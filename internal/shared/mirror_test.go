@@ -162,7 +162,7 @@ func TestMirror(t *testing.T) {
 	}
 	c := newCache(t, Options{Tiers: tierOf(back), Trust: trust})
 	same(t, c.Result(ctx, e.Action.Key()), e, blobs)
-	if m := c.Manifest(ctx, testManifest); m == nil || len(m.Candidates) != 11 {
+	if m := known(ctx, c, testManifest); m == nil || len(m.Candidates) != 11 {
 		t.Errorf("%+v", m)
 	}
 	// What both sides found is in the manifest in the end.
@@ -177,7 +177,7 @@ func TestMirror(t *testing.T) {
 	}
 	for _, at := range []store.Store{dir, back} {
 		c := newCache(t, Options{Tiers: tierOf(at), Trust: trust})
-		m := c.Manifest(ctx, testManifest)
+		m := known(ctx, c, testManifest)
 		for _, e := range []*action.Entry{fresh, other} {
 			if m == nil || !slices.ContainsFunc(m.Candidates, func(c action.Candidate) bool { return c.Action == e.Action.Key() }) {
 				t.Errorf("%s: a candidate is missing", at)

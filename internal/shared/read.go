@@ -3,7 +3,7 @@ package shared
 import (
 	"context"
 	"errors"
-	"slices"
+	"iter"
 	"sync"
 	"time"
 
@@ -17,71 +17,71 @@ import (
 // a bucket from a request for each read.
 const touchAfter = 24 * time.Hour
 
-// look is what the tiers have of a manifest.
-type look struct {
-	manifest *action.Manifest
-	// sure is whether every tier has answered.
-	sure bool
+// Manifests yields what the tiers have under key, the nearest first: hints that
+// nobody vouches for. A tier is asked only when the loop comes to it, so that who
+// finds what it wants in a near one does not wait for those that are far. Each
+// manifest holds only what those before it did not, candidates as well as the word,
+// and all of them together at most action.MaxCandidates; one that holds nothing then
+// is left out. A tier's error is counted and logged, and otherwise as if the tier
+// had none. What is yielded is the caller's to change, but for what its candidates
+// hold.
+func (c *Cache) Manifests(ctx context.Context, key digest.Key) iter.Seq[*action.Manifest] {
+	return func(yield func(*action.Manifest) bool) {
+		name := ManifestName(c.tenant, key)
+		seen := map[digest.Key]bool{}
+		word := ""
+		for _, t := range c.tiers {
+			if ctx.Err() != nil {
+				return
+			}
+			has := c.manifestOf(ctx, t, key, name)
+			if has == nil {
+				continue
+			}
+			m := &action.Manifest{Candidates: make([]action.Candidate, 0, len(has.Candidates))}
+			if word == "" {
+				word, m.Preprocess = has.Preprocess, has.Preprocess
+			}
+			for _, candidate := range has.Candidates {
+				if !seen[candidate.Action] && len(seen) < action.MaxCandidates {
+					seen[candidate.Action] = true
+					m.Candidates = append(m.Candidates, candidate)
+					c.leads.set(candidate.Action, lead{key, word})
+				}
+			}
+			if (m.Preprocess != "" || len(m.Candidates) > 0) && !yield(m) {
+				return
+			}
+		}
+	}
 }
 
-// Manifest merges what the tiers have under key, the nearest first, and at most
-// action.MaxCandidates: a hint that nobody vouches for. It is nil where there is
-// none. A tier's error is counted and logged, and otherwise as if the tier had
-// none. All tiers are asked at once. What is returned is the caller's to change,
-// but for what its candidates hold.
-func (c *Cache) Manifest(ctx context.Context, key digest.Key) *action.Manifest {
-	if ctx.Err() != nil {
-		return nil
+// manifestOf returns what a tier has, or had just now, under a name; nil for
+// nothing. It is not the caller's to change.
+func (c *Cache) manifestOf(ctx context.Context, t *tier, key digest.Key, name string) *action.Manifest {
+	at := t.remembered(name)
+	if m, ok := c.memory.manifest(at); ok {
+		return m
 	}
-	name := ManifestName(c.tenant, key)
-	m, ok := c.memory.manifest(name)
-	if !ok {
-		l := c.manifests.do(ctx, c.ctx, name, c.start, func(ctx context.Context) *look { return c.look(ctx, key, name) })
-		if l == nil {
-			return nil
+	return c.manifests.do(ctx, c.ctx, at, c.start, func(ctx context.Context) *action.Manifest {
+		m := c.readManifest(ctx, t, key, name)
+		if ctx.Err() != nil {
+			return m
 		}
-		m = l.manifest
-	}
-	if m == nil {
-		return nil
-	}
-	return clone(m)
-}
-
-func (c *Cache) look(ctx context.Context, key digest.Key, name string) *look {
-	found := make([]*action.Manifest, len(c.tiers))
-	sure := make([]bool, len(c.tiers))
-	var asked sync.WaitGroup
-	for i, t := range c.tiers {
-		ask := func() { found[i], sure[i] = c.manifestOf(ctx, t, key, name) }
-		if i == len(c.tiers)-1 {
-			ask() // a goroutine less; with one tier, none
-		} else {
-			asked.Go(ask)
-		}
-	}
-	asked.Wait()
-	l := &look{manifest: merge(found), sure: !slices.Contains(sure, false)}
-	if ctx.Err() != nil {
-		return l
-	}
-	life := absenceLife
-	if m := l.manifest; m != nil {
-		for i := range m.Candidates {
-			c.leads.set(m.Candidates[i].Action, lead{key, m.Preprocess})
-		}
-		if l.sure {
+		life := absenceLife // of what could not be read, too
+		if m != nil {
 			life = manifestLife
 		}
-	}
-	c.memory.putManifest(name, l.manifest, life)
-	return l
+		c.memory.putManifest(at, m, life)
+		return m
+	})
 }
 
-// manifestOf reads a tier's manifest; sure is false if it is not known what the
-// tier has.
-func (c *Cache) manifestOf(ctx context.Context, t *tier, key digest.Key, name string) (m *action.Manifest, sure bool) {
+// readManifest reads a tier's manifest; nil if there is none, or none that can be
+// read.
+func (c *Cache) readManifest(ctx context.Context, t *tier, key digest.Key, name string) *action.Manifest {
 	o, err := t.get(ctx, name, maxManifestObject)
+	var m *action.Manifest
 	if err == nil {
 		m, err = openManifest(key, o.Body)
 	}
@@ -89,40 +89,16 @@ func (c *Cache) manifestOf(ctx context.Context, t *tier, key digest.Key, name st
 	case err == nil:
 		t.manifestHits.Add(1)
 		c.renew(t, name, o.Modified)
-		return m, true
+		return m
 	case reasonOf(err) != "":
 		t.reject(name, err)
 	case !errors.Is(err, store.ErrNotFound):
-		return nil, false
+		return nil // and no miss: who knows what is there
 	default:
 		t.absent.set(name, struct{}{})
 	}
 	t.manifestMisses.Add(1)
-	return nil, true
-}
-
-// merge joins manifests, nearest first. It is nil if none says anything.
-func merge(list []*action.Manifest) *action.Manifest {
-	var merged action.Manifest
-	seen := map[digest.Key]bool{}
-	for _, m := range list {
-		if m == nil {
-			continue
-		}
-		if merged.Preprocess == "" {
-			merged.Preprocess = m.Preprocess
-		}
-		for _, candidate := range m.Candidates {
-			if !seen[candidate.Action] && len(merged.Candidates) < action.MaxCandidates {
-				seen[candidate.Action] = true
-				merged.Candidates = append(merged.Candidates, candidate)
-			}
-		}
-	}
-	if merged.Preprocess == "" && len(merged.Candidates) == 0 {
-		return nil
-	}
-	return &merged
+	return nil
 }
 
 // Fetched is a result that was verified. Several callers may hold one: it must not

@@ -16,10 +16,11 @@ type Stats struct {
 
 // MemoryStats are those of the memory tier.
 type MemoryStats struct {
-	Bytes        int64 `json:"bytes"`
-	MaxBytes     int64 `json:"max_bytes"`
-	Hits         int64 `json:"hits"`
-	Misses       int64 `json:"misses"`
+	Bytes    int64 `json:"bytes"`
+	MaxBytes int64 `json:"max_bytes"`
+	Hits     int64 `json:"hits"`
+	Misses   int64 `json:"misses"`
+	// ManifestHits are tiers that were not asked what they have, since it was known.
 	ManifestHits int64 `json:"manifest_hits"`
 }
 

@@ -56,6 +56,10 @@ func newTier(t Tier, logger *slog.Logger, now func() time.Time) *tier {
 	}
 }
 
+// remembered is the name in memory of what the tier has under a name, which has no
+// space in it.
+func (t *tier) remembered(name string) string { return t.Name + " " + name }
+
 // get reads an object. What is there and larger than limit, or not what was sent, is
 // a RejectedError.
 func (t *tier) get(ctx context.Context, name string, limit int64) (store.Object, error) {

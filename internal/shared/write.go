@@ -47,7 +47,7 @@ func (c *Cache) Put(manifest digest.Key, preprocess string, e *action.Entry, blo
 			return nil, err
 		}
 		w := &toWrite{p, add(leadingTo(e), preprocess)}
-		c.memory.change(ManifestName(c.tenant, manifest), w.change)
+		c.remember(tiers, manifest, w.change)
 		return w, nil
 	})
 	size := entrySize(e)
@@ -78,11 +78,19 @@ func (c *Cache) Mark(manifest digest.Key, preprocess string) {
 		return
 	}
 	change := mark(preprocess)
-	c.memory.change(ManifestName(c.tenant, manifest), change)
+	c.remember(tiers, manifest, change)
 	c.queue.add(&job{
 		do:   func(ctx context.Context, t *tier) error { return c.updateManifest(ctx, t, manifest, change) },
 		drop: func(t *tier) { t.dropped.Add(1) },
 	}, tiers)
+}
+
+// remember changes what is known of the tiers' manifests to what it will be.
+func (c *Cache) remember(tiers []*tier, manifest digest.Key, change func(*action.Manifest) bool) {
+	name := ManifestName(c.tenant, manifest)
+	for _, t := range tiers {
+		c.memory.change(t.remembered(name), change)
+	}
 }
 
 // backfill queues a verified result, as it was read, for the tiers that are nearer

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"hpcc.dev/hpcc/internal/action"
@@ -13,7 +14,7 @@ import (
 // one. Its methods return in bounded time and as if nothing were there, whatever is
 // wrong.
 type Shared interface {
-	Manifest(ctx context.Context, key digest.Key) *action.Manifest
+	Manifests(ctx context.Context, key digest.Key) iter.Seq[*action.Manifest]
 	Result(ctx context.Context, key digest.Key) *shared.Fetched
 	Put(manifest digest.Key, preprocess string, e *action.Entry, blobs map[digest.Digest][]byte)
 	Stats() shared.Stats
@@ -24,8 +25,8 @@ type Shared interface {
 // to the shared caches.
 const sharedPatience = 30 * time.Second
 
-// maxDoubtful bounds the results that one manifest's candidates are asked for: a
-// manifest that lies costs no more than that.
+// maxDoubtful bounds the results that one manifest's candidates are asked for, in
+// all tiers together: a manifest that lies costs no more than that.
 const maxDoubtful = 2
 
 // findOrFetch is find, and looks into the shared caches after that. What it finds
@@ -37,39 +38,45 @@ func (c *compile) findOrFetch(j *checked) (*answer, error) {
 		return a, err
 	}
 	manifest := j.Manifest(j.source)
-	m := c.shared.Manifest(c.live, manifest)
-	if m == nil {
-		return nil, nil
-	}
 	doubtful := 0
-	for i := range m.Candidates {
-		candidate := &m.Candidates[i]
-		// A hint by a stranger: only if what the client has makes the same action of
-		// it is its result asked for.
-		if !j.Holds(candidate, j.tree) || recordOfCandidate(j, candidate) == nil {
-			continue
-		}
-		if doubtful++; doubtful > maxDoubtful {
-			break
-		}
-		f := c.shared.Result(c.live, candidate.Action)
-		if f == nil {
-			continue
-		}
-		if err := c.takeOver(manifest, candidate.Action, f); err != nil {
-			c.metrics.storeErrors.Inc()
-			c.opt.Log.Warn("result not stored", "tenant", c.task.Tenant, "action", candidate.Action, "tier", f.Tier, "error", err)
-			continue
-		}
-		if a, err := c.entry(j, candidate); a != nil || err != nil {
-			if a != nil {
-				a.tier, a.signer = f.Tier, f.Signer
-				c.metrics.sharedHits.Inc(c.task.Tenant, f.Tier)
+	// A tier is asked when those nearer have led to nothing.
+	for m := range c.shared.Manifests(c.live, manifest) {
+		for i := range m.Candidates {
+			candidate := &m.Candidates[i]
+			// A hint by a stranger: only if what the client has makes the same action of
+			// it is its result asked for.
+			if !j.Holds(candidate, j.tree) || recordOfCandidate(j, candidate) == nil {
+				continue
 			}
-			return a, err
+			if a, err := c.fetch(j, manifest, candidate); a != nil || err != nil {
+				return a, err
+			}
+			if doubtful++; doubtful == maxDoubtful {
+				return nil, nil
+			}
 		}
 	}
 	return nil, nil
+}
+
+// fetch answers by the result that a candidate, which holds, leads to in the shared
+// caches; nil where there is none.
+func (c *compile) fetch(j *checked, manifest digest.Key, candidate *action.Candidate) (*answer, error) {
+	f := c.shared.Result(c.live, candidate.Action)
+	if f == nil {
+		return nil, nil
+	}
+	if err := c.takeOver(manifest, candidate.Action, f); err != nil {
+		c.metrics.storeErrors.Inc()
+		c.opt.Log.Warn("result not stored", "tenant", c.task.Tenant, "action", candidate.Action, "tier", f.Tier, "error", err)
+		return nil, nil
+	}
+	a, err := c.entry(j, candidate)
+	if a != nil {
+		a.tier, a.signer = f.Tier, f.Signer
+		c.metrics.sharedHits.Inc(c.task.Tenant, f.Tier)
+	}
+	return a, err
 }
 
 // EachShared calls visit with how each tenant that had a compile here does with the

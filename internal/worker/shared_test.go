@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -50,6 +51,11 @@ func (b *bucket) asked() string {
 // sharing is a worker called name that has b in common with others.
 func sharing(t *testing.T, b *bucket, name string, all ...string) *rig {
 	t.Helper()
+	return sharingTiers(t, []shared.Tier{{Name: "near", Store: b, Write: true}}, name, all...)
+}
+
+func sharingTiers(t *testing.T, tiers []shared.Tier, name string, all ...string) *rig {
+	t.Helper()
 	seed := func(name string) []byte { return []byte(strings.Repeat(name, 32)[:32]) }
 	var lines []string
 	for _, n := range all {
@@ -74,7 +80,7 @@ func sharing(t *testing.T, b *bucket, name string, all ...string) *rig {
 	return newRig(t, func(o *Options) {
 		o.Shared = func(tenant string) (Shared, error) {
 			return shared.New(shared.Options{
-				Tenant: tenant, Tiers: []shared.Tier{{Name: "near", Store: b, Write: true}}, Signer: signer, Trust: trust,
+				Tenant: tenant, Tiers: tiers, Signer: signer, Trust: trust,
 			})
 		}
 	})
@@ -133,6 +139,33 @@ func TestWorkersShare(t *testing.T) {
 		t.Error("a job that wants no result was looked for")
 	}
 	second.nothingHeld(t)
+}
+
+// TestWorkersShareNearest has a far bucket asked only for what the near one has not.
+func TestWorkersShareNearest(t *testing.T) {
+	near, far := &bucket{Store: store.NewMemory(1 << 30)}, &bucket{Store: store.NewMemory(1 << 30)}
+	first := sharing(t, far, "w1", "w1", "w2")
+	want := first.client(t, "acme").compile(program).outputs["object"]
+	first.written(t)
+	for _, step := range []struct{ tier, ofNear, ofFar string }{
+		{"far", "manifest result", "manifest result"},
+		{"near", "manifest result", ""},
+	} {
+		r := sharingTiers(t, []shared.Tier{{Name: "near", Store: near, Write: true}, {Name: "far", Store: far}}, "w2", "w1", "w2")
+		near.asked()
+		far.asked()
+		c := r.client(t, "acme")
+		hit := c.compile(program)
+		ofNear, ofFar := near.asked(), far.asked()
+		r.written(t) // the near one gets it
+		if rows := r.log.all(); !hit.GetHit() || hit.outputs["object"] != want || len(rows) != 1 || rows[0].Tier != step.tier {
+			t.Errorf("%s: %v, %+v", step.tier, hit, rows)
+		}
+		// What the near one gets may be read there already.
+		if !strings.HasPrefix(ofNear, step.ofNear) || ofFar != step.ofFar {
+			t.Errorf("%s: asked near for %q, far for %q", step.tier, ofNear, ofFar)
+		}
+	}
 }
 
 // TestSharedLies has the bucket's owner do what they can.
@@ -238,7 +271,7 @@ type failing struct {
 	fail func()
 }
 
-func (f failing) Manifest(ctx context.Context, key digest.Key) *action.Manifest {
+func (f failing) Manifests(ctx context.Context, key digest.Key) iter.Seq[*action.Manifest] {
 	f.fail()
-	return f.Shared.Manifest(ctx, key)
+	return f.Shared.Manifests(ctx, key)
 }
