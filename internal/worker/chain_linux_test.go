@@ -438,10 +438,28 @@ func sleeper(word string) *remote.Request {
 	return request(sources, nil, "sh", "-c", `trap 'echo done >/hpcc/out/object; exit 0' USR1; cat a.c; while :; do sleep 0.05; done`, word)
 }
 
+// release does nothing until the job has set its trap: the signal would end it.
 func release(word string) {
 	for _, pid := range processes(word) {
-		_ = syscall.Kill(pid, syscall.SIGUSR1)
+		if catches(pid, syscall.SIGUSR1) {
+			_ = syscall.Kill(pid, syscall.SIGUSR1)
+		}
 	}
+}
+
+// catches tells whether a process has a handler for a signal (proc(5), SigCgt).
+func catches(pid int, sig syscall.Signal) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(status)) {
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			return err == nil && bits&(1<<(sig-1)) != 0
+		}
+	}
+	return false
 }
 
 // Who goes takes the compile along.
@@ -499,7 +517,7 @@ func TestMachineKilled(t *testing.T) {
 	})
 	var r *remote.Result
 	waitFor(t, "the answer", func() bool {
-		release(word) // until its trap is set
+		release(word)
 		select {
 		case r = <-ended:
 			return true
