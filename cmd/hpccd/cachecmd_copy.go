@@ -80,7 +80,7 @@ key and without verification.`,
 			defer stop()
 			opt.Tenant = c.tenant
 			opt.SameSizes = from.tier.EncryptionKeyFile == "" && to.tier.EncryptionKeyFile == ""
-			return a.copyCache(ctx, &f, from, to, opt)
+			return a.copyCache(ctx, &f, from, to, opt, !raw)
 		},
 	}
 	f.registerAll(cmd)
@@ -91,7 +91,8 @@ key and without verification.`,
 	return cmd
 }
 
-func (a *app) copyCache(ctx context.Context, f *cacheFlags, from, to *place, opt shared.MirrorOptions) error {
+// copyCache copies; tell says that the estimate of to's size may be told of it.
+func (a *app) copyCache(ctx context.Context, f *cacheFlags, from, to *place, opt shared.MirrorOptions, tell bool) error {
 	wrong := []shared.Wrong{}
 	opt.Wrong = func(w shared.Wrong) { wrong = append(wrong, w) }
 	p := a.newProgress("copied")
@@ -102,6 +103,9 @@ func (a *app) copyCache(ctx context.Context, f *cacheFlags, from, to *place, opt
 			p.bar(r.Objects+r.Older+r.Sealed+r.Ccache, total, config.HumanSize(r.CopiedBytes))
 		}
 		r, err = shared.Mirror(ctx, from, to, opt)
+		if tell && opt.Tenant != "" && to.tier.MaxSize > 0 {
+			err = errors.Join(err, tellCopied(context.WithoutCancel(ctx), to, opt.Tenant, r.CopiedBytes))
+		}
 	}
 	p.end()
 	if errors.Is(err, context.Canceled) {
@@ -135,4 +139,15 @@ func (a *app) copyCache(ctx context.Context, f *cacheFlags, from, to *place, opt
 		return exitStatus(1)
 	}
 	return nil
+}
+
+// tellCopied adds what was copied to a tier to the estimate of its size, by which
+// clients evict.
+func tellCopied(ctx context.Context, to *place, tenant string, n int64) error {
+	e, err := shared.NewEvictor(shared.EvictorOptions{Store: to, Tenant: tenant, MaxBytes: to.tier.MaxSize})
+	if err != nil {
+		return err
+	}
+	e.Wrote(n)
+	return e.Close(ctx)
 }

@@ -248,6 +248,13 @@ func TestCacheCopy(t *testing.T) {
 	if out := hpcc(0, "copy", "near", mirror+"2", "--newer-than", "2d"); !strings.Contains(out, "copied\t7\n") || !strings.Contains(out, "older\t4\n") {
 		t.Errorf("the newer: %q", out)
 	}
+	// What is copied into a tier with max_size counts there.
+	hpcc(0, "evict", "near", "--older-than", "1ms")
+	hpcc(0, "copy", mirror, "near")
+	var x cacheStat
+	if err := json.Unmarshal([]byte(hpcc(0, "stat", "near", "--json")), &x); err != nil || len(x.Estimates) != 1 || x.Estimates[0].Bytes != x.Bytes || x.Bytes == 0 {
+		t.Errorf("%+v, %v", x, err)
+	}
 	// Encrypted for a disk that others carry, and back.
 	key := filepath.Join(t.TempDir(), "key")
 	hpcc(0, "keygen", "--encryption", key)
