@@ -248,6 +248,22 @@ func (m *machine) clean() {
 	}
 }
 
+// doctor returns what hpcc doctor finds of a check.
+func (m *machine) doctor(check string) (level, text string) {
+	m.t.Helper()
+	var found struct {
+		Findings []struct{ Check, Level, Text string }
+	}
+	out, _ := m.command(m.dir, bin(m.t)+"/hpcc", "doctor", "--json").Output() // whose status tells of other checks, too
+	m.must(json.Unmarshal(out, &found))
+	for _, f := range found.Findings {
+		if f.Check == check {
+			return f.Level, f.Text
+		}
+	}
+	return "", string(out)
+}
+
 // stats are counters of hpcc stats --json.
 type stats struct {
 	HitsDirect  int            `json:"hits_direct"`

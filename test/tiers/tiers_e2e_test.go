@@ -108,6 +108,10 @@ func TestTwoMachines(t *testing.T) {
 		t.Errorf("%d hits took %v", hits, asked)
 	}
 
+	if level, text := two.doctor("tier-bucket"); level != "ok" || !strings.Contains(text, "credentials from EnvConfigCredentials, writes on conditions hold") {
+		t.Errorf("the doctor says %s: %s", level, text)
+	}
+
 	two.clean()
 	two.count()
 	s.counter.count()
