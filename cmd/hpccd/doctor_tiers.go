@@ -47,11 +47,11 @@ func (d *doctor) tiers() {
 func (d *doctor) tierKeys(signing, trusted string, trust config.TrustIn) {
 	if signing == "" {
 		d.warn("tiers-signing-key", "make one: hpcc cache keygen, and name it in cache.signing_key_file", "results of this machine are not written to the shared caches")
+	} else if mode, open := openToOthers(signing); open {
+		d.fail("tiers-signing-key", "chmod 600 "+shellQuote(signing)+", and make another key if somebody may have read it",
+			"%s has mode %#o: others can sign results in this machine's name, and hpcc does not use it", signing, mode)
 	} else if s, err := shared.ReadSigner(signing); err != nil {
 		d.fail("tiers-signing-key", "make one: hpcc cache keygen", "%s", err)
-	} else if fi, err := os.Stat(signing); err == nil && fi.Mode().Perm()&0o077 != 0 {
-		d.fail("tiers-signing-key", "chmod 600 "+shellQuote(signing)+", and make another key if somebody may have read it",
-			"%s has mode %#o: others can sign results in this machine's name", signing, fi.Mode().Perm())
 	} else {
 		d.ok("tiers-signing-key", "signs as %s (key %s)", s.Name(), s.Public().ID())
 	}
@@ -85,6 +85,17 @@ func (d *doctor) tierKeys(signing, trusted string, trust config.TrustIn) {
 	d.ok("tiers-trusted-keys", "%d keys are believed, %d are revoked", believed, revoked)
 }
 
+// openToOthers tells whether others than its owner may use a file. A key that is so is
+// refused by whoever reads it.
+func openToOthers(file string) (mode fs.FileMode, open bool) {
+	fi, err := os.Stat(file)
+	if err != nil {
+		return 0, false
+	}
+	mode = fi.Mode().Perm()
+	return mode, mode&0o077 != 0
+}
+
 // tier asks one shared cache. now is what the daemon says, or nil.
 func (d *doctor) tier(t *config.Tier, now *shared.Stats) {
 	check := "tier-" + t.Name
@@ -93,7 +104,11 @@ func (d *doctor) tier(t *config.Tier, now *shared.Stats) {
 	h, err := tiers.Check(ctx, t)
 	switch {
 	case errors.Is(err, store.ErrKeyFile), errors.Is(err, fs.ErrNotExist) && t.EncryptionKeyFile != "":
-		d.fail(check, "see cache.tiers.encryption_key_file", "%s", err)
+		mend := "see cache.tiers.encryption_key_file"
+		if _, open := openToOthers(t.EncryptionKeyFile); open {
+			mend = "chmod 600 " + shellQuote(t.EncryptionKeyFile) + ", and make another key if somebody may have read it"
+		}
+		d.fail(check, mend, "%s", err)
 	case errors.Is(err, store.ErrDenied):
 		d.fail(check, "builds go on without it; see aws configure list, and the rights of the bucket", "%s", err)
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):

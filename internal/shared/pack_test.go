@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"errors"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/store"
 )
 
 // testSigner is the same for one name in every run.
@@ -115,6 +119,20 @@ func TestKeyFile(t *testing.T) {
 	m, ok, err := parseMember(line)
 	if err != nil || !ok || m != (Member{RoleWorker, "w1.example", s.Public(), false}) {
 		t.Errorf("%+v, %v, %v", m, ok, err)
+	}
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o444} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadSigner(file); !errors.Is(err, store.ErrKeyFile) || !strings.Contains(err.Error(), "chmod 600") {
+			t.Errorf("mode %o: %v", mode, err)
+		}
+	}
+	if err := os.Chmod(file, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSigner(file); err != nil {
+		t.Errorf("mode 400: %v", err)
 	}
 	if _, err := GenerateKey(file, RoleWorker, "w1"); err == nil {
 		t.Error("a key was written over another")

@@ -9,11 +9,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/store"
 )
 
 // PublicKey names a signer.
@@ -108,9 +108,11 @@ func GenerateKey(file string, role Role, name string) (line string, err error) {
 // Line is the signer's line for files of trusted keys.
 func (s *Signer) Line(role Role) string { return string(role) + " " + s.name + " " + s.public.String() }
 
-// ReadSigner reads a file that GenerateKey wrote.
+// ReadSigner reads a file that GenerateKey wrote. One that anybody but its owner may
+// use is an error that wraps store.ErrKeyFile: who reads it signs in this machine's
+// name.
 func ReadSigner(file string) (*Signer, error) {
-	b, err := readSmall(file, maxKeyFile)
+	b, err := store.ReadPrivate(file, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
 	}
@@ -147,20 +149,6 @@ func parseSigner(b []byte) (*Signer, error) {
 		return nil, errors.New("no key in it")
 	}
 	return s, nil
-}
-
-// readSmall reads a file of at most most bytes.
-func readSmall(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", name, most)
-	}
-	return b, err
 }
 
 // signedDomain begins what is signed, so that no signature that the key makes for

@@ -35,6 +35,21 @@ func CreateKey(path string) error {
 // ReadKey reads what CreateKey wrote. A file that anybody but its owner may read
 // or write is an error that wraps ErrKeyFile.
 func ReadKey(path string) ([]byte, error) {
+	b, err := ReadPrivate(path, maxKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	key, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(key) != SealKeySize {
+		return nil, fmt.Errorf("%s: %w: it must hold %d bytes as base64", path, ErrKeyFile, SealKeySize)
+	}
+	return key, nil
+}
+
+// ReadPrivate reads a file of at most limit bytes that holds a secret. One that
+// anybody but its owner may use, that is larger, or no regular file, is an error that
+// wraps ErrKeyFile.
+func ReadPrivate(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -51,13 +66,9 @@ func ReadKey(path string) ([]byte, error) {
 	if runtime.GOOS != "windows" && fi.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s: %w: others than its owner may use it (mode %04o); chmod 600 it", path, ErrKeyFile, fi.Mode().Perm())
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
-	if err != nil {
-		return nil, err
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s: %w: it has more than %d bytes", path, ErrKeyFile, limit)
 	}
-	key, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(b)))
-	if err != nil || len(key) != SealKeySize {
-		return nil, fmt.Errorf("%s: %w: it must hold %d bytes as base64", path, ErrKeyFile, SealKeySize)
-	}
-	return key, nil
+	return b, err
 }

@@ -285,6 +285,11 @@ var faults = []struct {
 		s.env = []string{"AWS_ACCESS_KEY_ID=k", "AWS_SECRET_ACCESS_KEY=s3cret"}
 	}, "tier-far", "warn", "not available", "s3://bucket"},
 	{"signing key that others can read", func(s *setup) { s.share(""); s.must(os.Chmod(s.dir+"/key", 0o644)) }, "tiers-signing-key", "fail", "others can sign", "chmod 600"},
+	{"encryption key that others can read", func(s *setup) {
+		s.share(fmt.Sprintf("encryption_key_file = %q\n", s.dir+"/seal"))
+		s.write("seal", strings.Repeat("A", 43)+"=", 0o600)
+		s.must(os.Chmod(s.dir+"/seal", 0o640))
+	}, "tier-near", "fail", "mode 0640", "chmod 600"},
 	{"no signing key", func(s *setup) { s.share(""); s.must(os.Remove(s.dir + "/key")) }, "tiers-signing-key", "fail", "no such file", "hpcc cache keygen"},
 	{"trusted keys that others can change", func(s *setup) { s.share(""); s.must(os.Chmod(s.dir+"/trust", 0o666)) }, "tiers-trusted-keys", "fail", "believe results of theirs", "chmod go-w"},
 	{"trusted keys that are none", func(s *setup) { s.share(""); s.write("trust", "somebody", 0o600) }, "tiers-trusted-keys", "fail", "line 1", "mend the line"},
