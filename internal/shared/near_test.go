@@ -2,6 +2,7 @@ package shared
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -198,4 +199,31 @@ func TestOwnWritesAreRemembered(t *testing.T) {
 			t.Errorf("tier %d: %q", i, asked)
 		}
 	}
+}
+
+// A large body that a guard lets go on over a narrow network is not cut short above.
+func TestLargeBodyIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 100 << 20
+		far := &recorder{Store: store.NewMemory(0)}
+		far.set(takes(100 * time.Second)) // a MiB a second
+		guard := store.Guard(far, store.GuardOptions{})
+		defer guard.Close()
+		c := newCache(t, Options{Tiers: tierOf(guard)})
+		name := BlobName(DefaultTenant, digest.Of([]byte("large")))
+		if err := c.tiers[0].put(t.Context(), name, make([]byte, size), store.Condition{Absent: true}); err != nil {
+			t.Error(err)
+		}
+		if s := c.Stats().Tiers[0]; s.State != StateOK || s.BytesOut != size || s.Errors != 0 {
+			t.Errorf("counted %+v", s)
+		}
+		// One that is slower than that is, by the guard.
+		far.set(takes(106 * time.Second))
+		if err := c.tiers[0].put(t.Context(), name, make([]byte, size), store.Condition{}); !errors.Is(err, store.ErrUnavailable) {
+			t.Error(err)
+		}
+		if s := c.Stats().Tiers[0]; s.Timeouts != 1 {
+			t.Errorf("counted %+v", s)
+		}
+	})
 }

@@ -14,8 +14,13 @@ import (
 )
 
 // callTimeout ends a call of a store that has no time-out of its own. It is far
-// more than a guarded store takes.
-const callTimeout = time.Minute
+// more than a guarded store takes, but for large bodies: nobody waits for those that
+// are written, so that they have as much more as a guard gives them (bodyRate, in
+// bytes a second); whoever waits a minute for one to come compiles sooner.
+const (
+	callTimeout = time.Minute
+	bodyRate    = 1 << 20
+)
 
 // quiet is how long the same kind of error of a tier is not logged again.
 const quiet = 10 * time.Minute
@@ -79,7 +84,7 @@ func (t *tier) get(ctx context.Context, name string, limit int64) (store.Object,
 }
 
 func (t *tier) put(ctx context.Context, name string, body []byte, when store.Condition) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+time.Duration(len(body))*time.Second/bodyRate)
 	defer cancel()
 	_, err := t.Store.Put(ctx, name, body, when)
 	t.note(ctx, "writing", name, err)
