@@ -69,6 +69,9 @@ type site struct {
 	secrets map[string]string
 	audit   string
 	pool    *vm.Pool
+	// learn, if it is not nil, is called before the worker takes the scheduler's
+	// keys, refused after it has refused a token.
+	learn, refused func()
 
 	startScheduler func()
 	stopScheduler  func()
@@ -77,12 +80,17 @@ type site struct {
 
 func newSite(t testing.TB) *site {
 	t.Helper()
+	return newSiteThat(t, nil, nil)
+}
+
+func newSiteThat(t testing.TB, learn, refused func()) *site {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("the agent makes mounts and namespaces: run the tests as root")
 	}
 	agent, err := agentProgram()
 	check(t, err)
-	x := &site{t: t, dir: t.TempDir(), secrets: map[string]string{}}
+	x := &site{t: t, dir: t.TempDir(), secrets: map[string]string{}, learn: learn, refused: refused}
 	ca, err := auth.InitCA(filepath.Join(x.dir, "ca"), "test")
 	check(t, err)
 	x.ca = filepath.Join(x.dir, "ca", "ca.crt")
@@ -151,7 +159,7 @@ func (x *site) startWorker(agent string, cert auth.Issued) {
 	verifier := auth.NewVerifier()
 	metrics := telemetry.New()
 	s, err := worker.New(worker.Options{
-		Name: "w1", Version: "test", Dir: filepath.Join(x.dir, "state"), Verifier: verifier, Images: noImages{},
+		Name: "w1", Version: "test", Dir: filepath.Join(x.dir, "state"), Verifier: watched{verifier, x.refused}, Images: noImages{},
 		Machines: worker.Pooled{Pool: x.pool}, Audit: journal, Metrics: metrics,
 		Limits: agentapi.Limits{MemoryBytes: 1 << 30}, Log: slog.New(slog.DiscardHandler),
 	})
@@ -170,7 +178,13 @@ func (x *site) startWorker(agent string, cert auth.Issued) {
 	go func() {
 		served <- s.Serve(ctx, l, worker.ServeOptions{TLS: tlsConfig, HTTP: h, Registration: worker.Registration{
 			Scheduler: x.address, TLS: caTLS, Credential: func() (string, error) { return x.secrets["w1"], nil },
-			Advertise: l.Addr().String(), Platform: platform, Pin: pin, Images: func() ([]string, error) { return []string{image}, nil }, Keys: verifier.Update,
+			Advertise: l.Addr().String(), Platform: platform, Pin: pin, Images: func() ([]string, error) { return []string{image}, nil },
+			Keys: func(jwks []byte) error {
+				if x.learn != nil {
+					x.learn()
+				}
+				return verifier.Update(jwks)
+			},
 		}})
 	}()
 	x.stopWorker = sync.OnceFunc(func() {
@@ -407,6 +421,42 @@ func TestStatusAndMetrics(t *testing.T) {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s", want)
 		}
+	}
+}
+
+// watched tells of tokens that were refused.
+type watched struct {
+	worker.Verifier
+	refused func()
+}
+
+func (w watched) Verify(token, name string) (auth.Task, error) {
+	task, err := w.Verifier.Verify(token, name)
+	if err != nil && w.refused != nil {
+		w.refused()
+	}
+	return task, err
+}
+
+// A scheduler sends clients to a worker as soon as it has heard of it, which may be
+// before the worker has read the answer that holds the keys.
+func TestClientBeforeKeys(t *testing.T) {
+	came := make(chan struct{})
+	x := newSiteThat(t, func() {
+		select {
+		case <-came:
+		case <-time.After(patient):
+		}
+	}, sync.OnceFunc(func() { close(came) }))
+	r, err := x.client("alice").Compile(t.Context(), request(sources, nil, gcc...))
+	check(t, err)
+	if r.ExitCode != 0 || r.Attempts != 1 {
+		t.Errorf("exit code %d after %d attempts", r.ExitCode, r.Attempts)
+	}
+	select {
+	case <-came:
+	default:
+		t.Error("the worker had the keys before")
 	}
 }
 

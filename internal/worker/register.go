@@ -72,7 +72,19 @@ type registrar struct {
 	mu   sync.Mutex
 	last time.Time // of the last answer
 	err  error     // of the last heartbeat
+	// began is when the last heartbeat was sent, and ended is closed when the one
+	// that is under way, or comes next, has ended.
+	began   time.Time
+	beating bool
+	ended   chan struct{}
 }
+
+const (
+	// refreshEvery is how often strangers' tokens can make a worker ask for keys.
+	refreshEvery = time.Second
+	// refreshPatience is how long a call waits for keys.
+	refreshPatience = 3 * time.Second
+)
 
 func newRegistrar(s *Service, r Registration) (*registrar, error) {
 	if r.Scheduler == "" || r.TLS == nil || r.Credential == nil || r.Advertise == "" || r.Pin == nil || r.Keys == nil {
@@ -95,7 +107,7 @@ func newRegistrar(s *Service, r Registration) (*registrar, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &registrar{Registration: r, service: s, conn: conn, now: make(chan struct{}, 1)}, nil
+	return &registrar{Registration: r, service: s, conn: conn, now: make(chan struct{}, 1), ended: make(chan struct{})}, nil
 }
 
 // run reports until ctx ends, and then once more: that the worker drains.
@@ -148,6 +160,43 @@ func (r *registrar) soon() {
 	}
 }
 
+// refresh waits until the scheduler has told of its keys: it sends clients here as
+// soon as it has heard of the worker, or has a new key, and some are faster than
+// what it answers to the heartbeat. It waits for nothing if it was asked just now.
+func (r *registrar) refresh(ctx context.Context) {
+	r.mu.Lock()
+	ended, beating := r.ended, r.beating
+	fresh := !beating && time.Since(r.began) < refreshEvery
+	r.mu.Unlock()
+	if fresh {
+		return
+	}
+	if !beating {
+		r.soon()
+	}
+	t := time.NewTimer(refreshPatience)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// begin notes that a heartbeat is sent; end, that it has ended.
+func (r *registrar) begin() (end func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.began, r.beating = time.Now(), true
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.beating = false
+		close(r.ended)
+		r.ended = make(chan struct{})
+	}
+}
+
 // note keeps how a heartbeat went, and logs what has changed.
 func (r *registrar) note(ctx context.Context, err error) {
 	r.mu.Lock()
@@ -176,6 +225,7 @@ func (r *registrar) state() (last time.Time, err error) {
 
 // beat reports once, and takes what the scheduler answers.
 func (r *registrar) beat(ctx context.Context) (interval time.Duration, err error) {
+	defer r.begin()()
 	credential, err := r.Credential()
 	if err != nil {
 		return 0, fmt.Errorf("credential: %w", err)

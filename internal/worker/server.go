@@ -78,6 +78,7 @@ func (s *Service) Serve(ctx context.Context, ln net.Listener, opt ServeOptions) 
 	if opt.DrainTime <= 0 {
 		opt.DrainTime = s.opt.Limits.Time + acceptPatience
 	}
+	s.refresh = reg.refresh
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	reports, stopReports := context.WithCancel(context.WithoutCancel(ctx))

@@ -81,6 +81,8 @@ type Service struct {
 	quotas  quotas
 	metrics *metrics
 	started time.Time
+	// refresh asks the scheduler for its keys; nil where nobody reports to one.
+	refresh func(context.Context)
 
 	draining atomic.Bool
 	streams  atomic.Int64
@@ -152,6 +154,11 @@ func (s *Service) authenticate(ctx context.Context) (auth.Task, error) {
 		return auth.Task{}, failf(codes.Unauthenticated, "the authorization is no bearer token")
 	}
 	task, err := s.opt.Verifier.Verify(token, s.opt.Name)
+	var refused *auth.TokenError
+	if errors.As(err, &refused) && refused.Problem == auth.UnknownKey && s.refresh != nil {
+		s.refresh(ctx)
+		task, err = s.opt.Verifier.Verify(token, s.opt.Name)
+	}
 	if err != nil {
 		s.opt.Log.Warn("token-refused", "error", err)
 		return auth.Task{}, failf(codes.Unauthenticated, "task token: %v", err)
