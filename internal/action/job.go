@@ -35,6 +35,11 @@ type Declared struct {
 	Optional bool
 }
 
+// Declares tells whether the job may leave an output of a role.
+func (j *Job) Declares(role string) bool {
+	return slices.ContainsFunc(j.Outputs, func(d Declared) bool { return d.Role == role })
+}
+
 // Node is a name below a job's roots: a file by its digest, a symbolic link by
 // its target, or, with neither, a directory.
 type Node struct {

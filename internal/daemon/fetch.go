@@ -282,6 +282,6 @@ func (j *job) notKept(err error) {
 // declared tells whether each output of a result is one of the job's.
 func declared(work *action.Job, r *action.Result) bool {
 	return !slices.ContainsFunc(r.Outputs, func(o action.Output) bool {
-		return !slices.ContainsFunc(work.Outputs, func(d action.Declared) bool { return d.Role == o.Role })
+		return !work.Declares(o.Role)
 	})
 }

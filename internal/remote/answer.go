@@ -193,7 +193,7 @@ func (a *answer) announced(list []*workerv1.OutputFile) error {
 	there := map[string]bool{}
 	for _, o := range list {
 		role := o.GetRole()
-		if !slices.ContainsFunc(a.w.Job.Outputs, func(d action.Declared) bool { return d.Role == role }) || there[role] {
+		if !a.w.Job.Declares(role) || there[role] {
 			return lie("an output that was not declared, or twice: %q", said(role))
 		}
 		there[role] = true

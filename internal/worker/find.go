@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/cache"
@@ -68,7 +67,7 @@ func (c *compile) entry(j *checked, candidate *action.Candidate) (*answer, error
 		stdout: result.Stdout, stderr: result.Stderr, time: result.CompileTime,
 	}
 	for _, o := range result.Outputs {
-		if !slices.ContainsFunc(j.Outputs, func(d action.Declared) bool { return d.Role == o.Role }) {
+		if !j.Declares(o.Role) {
 			a.close()
 			return nil, nil
 		}
