@@ -215,9 +215,11 @@ func TestClosureWithoutOne(t *testing.T) {
 		m := scratch.Machine{Dir: there, Cwd: r.Cwd, Argv: r.Argv, Object: out + "/object", Trace: out + "/trace"}
 		whole, err := scratch.Whole(here)
 		must(t, err)
-		want, _, err := m.Run(whole)
-		if must(t, err); len(want) == 0 {
-			t.Fatalf("unit %d, %q: no object", i, args)
+		plain, err := m.Run(whole)
+		must(t, err)
+		want := plain.Object
+		if len(want) == 0 {
+			t.Fatalf("unit %d, %q: no object: %s", i, args, plain.Said)
 		}
 		sent, err := scratch.Of(here, c.Files, c.Dirs, c.linkPaths())
 		must(t, err)

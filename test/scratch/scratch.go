@@ -5,7 +5,6 @@
 package scratch
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -121,28 +120,39 @@ type Machine struct {
 	Trace string
 }
 
-// Run compiles with what was sent. The object is nil where the compile failed
-// for the lack of a file; any other failure is an error. Absent are the paths
-// below the root that were looked for in vain.
-func (m *Machine) Run(sent Tree) (object []byte, absent []string, err error) {
+// Outcome is what came of one compile.
+type Outcome struct {
+	// Object is nil where the compile failed, and Said is then why: the lack of a
+	// file, or whatever comes of another file of its name that was found instead,
+	// <error.h> of the C library for "error.h" of the checkout.
+	Object, Said []byte
+	// Absent are the paths below the root that were looked for in vain.
+	Absent []string
+}
+
+// Run compiles with what was sent.
+func (m *Machine) Run(sent Tree) (*Outcome, error) {
 	if err := m.place(sent); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	argv := slices.Concat(strace.Command(m.Trace), m.Argv)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = m.Cwd
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		object, err = os.ReadFile(m.Object)
-	} else if lower := bytes.ToLower(out); bytes.Contains(lower, []byte("no such file")) || bytes.Contains(lower, []byte("file not found")) {
-		err = nil
+	var o Outcome
+	var failed *exec.ExitError
+	said, err := cmd.CombinedOutput()
+	switch {
+	case err == nil:
+		o.Object, err = os.ReadFile(m.Object)
+	case errors.As(err, &failed) && failed.Exited():
+		o.Said, err = said, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%q: %w\n%s", m.Argv, err, out)
+		return nil, fmt.Errorf("%q: %w\n%s", m.Argv, err, said)
 	}
 	processes, err := strace.Read(m.Trace)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, p := range processes {
 		for _, l := range p.Lookups {
@@ -152,12 +162,13 @@ func (m *Machine) Run(sent Tree) (object []byte, absent []string, err error) {
 			}
 			rel, ok := strings.CutPrefix(path, m.Dir+"/")
 			if ok && (l.Errno == "ENOENT" || l.Errno == "ENOTDIR") && !l.Writes {
-				absent = append(absent, rel)
+				o.Absent = append(o.Absent, rel)
 			}
 		}
 	}
-	slices.Sort(absent)
-	return object, slices.Compact(absent), nil
+	slices.Sort(o.Absent)
+	o.Absent = slices.Compact(o.Absent)
+	return &o, nil
 }
 
 // place makes the root.
@@ -191,21 +202,26 @@ func (m *Machine) place(sent Tree) error {
 const maxRounds = 20
 
 // Compile compiles, adds to what was sent what was looked for in vain and is in
-// the checkout here, and compiles again, until nothing is missing.
+// the checkout here, and compiles again, until nothing is missing. It is an error
+// if the compile then fails.
 func (m *Machine) Compile(here string, sent Tree) (object []byte, rounds int, err error) {
 	for rounds = 1; rounds <= maxRounds; rounds++ {
-		object, absent, err := m.Run(sent)
+		o, err := m.Run(sent)
 		if err != nil {
 			return nil, rounds, err
 		}
 		before := len(sent)
-		for _, p := range absent {
+		for _, p := range o.Absent {
 			if err := sent.Add(here, p); err != nil {
 				return nil, rounds, err
 			}
 		}
-		if len(sent) == before {
-			return object, rounds, nil
+		switch {
+		case len(sent) > before:
+		case o.Object == nil:
+			return nil, rounds, fmt.Errorf("%q: %s", m.Argv, o.Said)
+		default:
+			return o.Object, rounds, nil
 		}
 	}
 	return nil, rounds, errors.New("no end of what is missing")
