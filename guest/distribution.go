@@ -18,6 +18,7 @@ import (
 	// does not read; this reader does, is pure Go and has no dependencies.
 	"github.com/pierrec/lz4/v4"
 
+	"hpcc.dev/hpcc/internal/atomicfile"
 	"hpcc.dev/hpcc/internal/digest"
 )
 
@@ -48,11 +49,11 @@ func UnpackKernel(ctx context.Context, dir, root, version string) (*Kernel, erro
 			return nil, err
 		}
 	}
-	image, err := readFile(filepath.Join(root, "boot", "vmlinuz-"+version), maxPacked)
+	image, err := atomicfile.Read(filepath.Join(root, "boot", "vmlinuz-"+version), maxPacked)
 	if err != nil {
 		return nil, fmt.Errorf("the distribution's kernel: %w", err)
 	}
-	config, err := readFile(filepath.Join(root, "boot", "config-"+version), maxModule)
+	config, err := atomicfile.Read(filepath.Join(root, "boot", "config-"+version), maxModule)
 	if err != nil {
 		return nil, fmt.Errorf("the distribution's kernel: %w", err)
 	}
@@ -101,19 +102,6 @@ func onlyVersion(root string) (string, error) {
 		return version, nil
 	}
 	return "", fmt.Errorf("%d kernels in %s; say which version", len(found), filepath.Join(root, "boot"))
-}
-
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s: more than %d MB", path, limit>>20)
-	}
-	return data, err
 }
 
 // ErrImage says that a kernel image is not one that can be unpacked.
@@ -184,7 +172,7 @@ func FindModules(dir string, wanted []string) ([]Module, error) {
 		return nil, err
 	}
 	builtin := make(map[string]bool)
-	list, err := readFile(filepath.Join(dir, "modules.builtin"), maxModule)
+	list, err := atomicfile.Read(filepath.Join(dir, "modules.builtin"), maxModule)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +197,7 @@ func FindModules(dir string, wanted []string) ([]Module, error) {
 			return fmt.Errorf("there is no %s in %s%s", name, dir, packed)
 		}
 		state[name] = 1
-		data, err := readFile(path, maxModule)
+		data, err := atomicfile.Read(path, maxModule)
 		if err != nil {
 			return err
 		}

@@ -1,5 +1,5 @@
 // Package atomicfile writes files that other processes see whole or not at
-// all.
+// all, and reads small ones.
 //
 // What is written goes to a temporary file first, which gets its name only
 // when it is complete. A reader finds the old file or the new one, a failed

@@ -83,7 +83,7 @@ func InitCA(dir, name string) (*CA, error) {
 // OpenCA opens the CA in dir; an error that wraps fs.ErrNotExist says that there
 // is none.
 func OpenCA(dir string) (*CA, error) {
-	b, err := readFile(filepath.Join(dir, CACertFile), maxPEM)
+	b, err := atomicfile.Read(filepath.Join(dir, CACertFile), maxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
@@ -95,7 +95,7 @@ func OpenCA(dir string) (*CA, error) {
 		return nil, fmt.Errorf("CA: %s is no CA's certificate", filepath.Join(dir, CACertFile))
 	}
 	keyFile := filepath.Join(dir, CAKeyFile)
-	if b, err = readFile(keyFile, maxPEM); err != nil {
+	if b, err = atomicfile.Read(keyFile, maxPEM); err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
 	block, _ := pem.Decode(b)

@@ -7,11 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
+
+	"hpcc.dev/hpcc/internal/atomicfile"
 )
 
 // Pin is the SHA-256 of a certificate's public key (its DER-encoded
@@ -73,7 +74,7 @@ func CATLS(caFile string) (*tls.Config, error) {
 	if caFile == "" {
 		return cfg, nil
 	}
-	b, err := readFile(caFile, maxPEM)
+	b, err := atomicfile.Read(caFile, maxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("CA certificates: %w", err)
 	}
@@ -153,11 +154,11 @@ func (r *reloader) stat() (s [2]stamp, err error) {
 
 // load reads the pair; on an error what was there before stays.
 func (r *reloader) load(s [2]stamp) error {
-	cert, err := readFile(r.certFile, maxPEM)
+	cert, err := atomicfile.Read(r.certFile, maxPEM)
 	if err != nil {
 		return err
 	}
-	key, err := readFile(r.keyFile, maxPEM)
+	key, err := atomicfile.Read(r.keyFile, maxPEM)
 	if err != nil {
 		return err
 	}
@@ -193,17 +194,4 @@ func (r *reloader) now() (*tls.Certificate, Pin) {
 		r.log.Warn("the certificate was not read again; the old one stays", "error", err)
 	}
 	return r.cert, r.pin
-}
-
-func readFile(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", name, most)
-	}
-	return b, err
 }

@@ -5,12 +5,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"hpcc.dev/hpcc/internal/atomicfile"
 )
 
 // Role is what kind of machine a signer is.
@@ -197,7 +198,7 @@ func (f *trustFile) reload() {
 	var b []byte
 	if err == nil {
 		f.stamp = stampOf(fi)
-		b, err = readSmall(f.path, maxTrustFile)
+		b, err = atomicfile.Read(f.path, maxTrustFile)
 	}
 	if err == nil {
 		if f.members, err = parseTrust(b); err != nil {
@@ -280,18 +281,4 @@ func validName(name string) bool {
 		}
 	}
 	return true
-}
-
-// readSmall reads a file of at most most bytes.
-func readSmall(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", name, most)
-	}
-	return b, err
 }

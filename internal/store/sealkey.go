@@ -4,10 +4,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"strings"
+
+	"hpcc.dev/hpcc/internal/atomicfile"
 )
 
 // maxKeyFile bounds what is read of a key file: the key takes 44 bytes of it.
@@ -66,9 +67,9 @@ func ReadPrivate(path string, limit int64) ([]byte, error) {
 	if runtime.GOOS != "windows" && fi.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s: %w: others than its owner may use it (mode %04o); chmod 600 it", path, ErrKeyFile, fi.Mode().Perm())
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: %w: it has more than %d bytes", path, ErrKeyFile, limit)
+	b, err := atomicfile.ReadFrom(f, limit)
+	if errors.Is(err, atomicfile.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrKeyFile, err)
 	}
 	return b, err
 }

@@ -40,10 +40,10 @@ const graph = `
 
 	internal/cache:        internal/action internal/atomicfile internal/digest internal/filelock
 	# Objects by name, wherever they lie.
-	internal/store:        internal/filelock
+	internal/store:        internal/atomicfile internal/filelock
 	internal/store/kms:    internal/store
 	# What is kept in them, and what of it is believed.
-	internal/shared:       internal/action internal/digest internal/store
+	internal/shared:       internal/action internal/atomicfile internal/digest internal/store
 	internal/store/storetest: internal/store
 	internal/store/s3store: internal/store
 	internal/config:
