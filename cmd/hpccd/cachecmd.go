@@ -184,6 +184,19 @@ func openPlace(f *cacheFlags, c *caches, arg string, how how) (*place, error) {
 	return &place{Guarded: g, tier: tier, name: arg}, nil
 }
 
+// atPlace opens a tier or place, has work done there that an interrupt ends, and
+// closes it.
+func atPlace(cmd *cobra.Command, f *cacheFlags, c *caches, arg string, how how, work func(context.Context, *place) error) error {
+	s, err := openPlace(f, c, arg, how)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	ctx, stop := untilSignal(cmd)
+	defer stop()
+	return work(ctx, s)
+}
+
 func (f *cacheFlags) parsePlace(arg string) (*config.Tier, error) {
 	set := map[string]string{}
 	scheme, rest, isURL := strings.Cut(arg, "://")

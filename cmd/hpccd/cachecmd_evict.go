@@ -49,26 +49,22 @@ if that is less than an hour.`,
 			if c.tenant == "" {
 				return usage{withHint(errors.New("whose objects?"), "--tenant NAME says so: each tenant is kept to max_size by itself")}
 			}
-			s, err := openPlace(&f, c, args[0], how{write: true})
-			if err != nil {
-				return err
-			}
-			defer func() { _ = s.Close() }()
-			size := s.tier.MaxSize
-			if maxSize != "" {
-				if size, err = config.ParseSize(maxSize); err != nil {
-					return usage{fmt.Errorf("--max-size is %q: %w", maxSize, err)}
+			return atPlace(cmd, &f, c, args[0], how{write: true}, func(ctx context.Context, s *place) error {
+				size := s.tier.MaxSize
+				if maxSize != "" {
+					var err error
+					if size, err = config.ParseSize(maxSize); err != nil {
+						return usage{fmt.Errorf("--max-size is %q: %w", maxSize, err)}
+					}
 				}
-			}
-			if size <= 0 {
-				if older == "" {
-					return usage{withHint(fmt.Errorf("%s has no max_size", s.name), "say --max-size SIZE or --older-than AGE")}
+				if size <= 0 {
+					if older == "" {
+						return usage{withHint(fmt.Errorf("%s has no max_size", s.name), "say --max-size SIZE or --older-than AGE")}
+					}
+					size = unbounded
 				}
-				size = unbounded
-			}
-			ctx, stop := untilSignal(cmd)
-			defer stop()
-			return a.evict(ctx, &f, s, shared.EvictorOptions{Store: s, Tenant: c.tenant, MaxBytes: size}, sweep)
+				return a.evict(ctx, &f, s, shared.EvictorOptions{Store: s, Tenant: c.tenant, MaxBytes: size}, sweep)
+			})
 		},
 	}
 	f.register(cmd)

@@ -74,27 +74,22 @@ in bytes and times are written out.`,
 			if err != nil {
 				return err
 			}
-			s, err := openPlace(&f, c, args[0], how{})
-			if err != nil {
-				return err
-			}
-			defer func() { _ = s.Close() }()
-			ctx, stop := untilSignal(cmd)
-			defer stop()
-			list, more, err := listObjects(ctx, s, c.tenant, kind, limit, oldest)
-			if err != nil {
-				return storeError(s.name, err)
-			}
-			if f.asJSON {
-				return a.printJSON(list)
-			}
-			if err := a.printObjects(list); err != nil {
-				return err
-			}
-			if more {
-				a.note("there are more than %d; --limit 0 shows all", limit)
-			}
-			return nil
+			return atPlace(cmd, &f, c, args[0], how{}, func(ctx context.Context, s *place) error {
+				list, more, err := listObjects(ctx, s, c.tenant, kind, limit, oldest)
+				if err != nil {
+					return storeError(s.name, err)
+				}
+				if f.asJSON {
+					return a.printJSON(list)
+				}
+				if err := a.printObjects(list); err != nil {
+					return err
+				}
+				if more {
+					a.note("there are more than %d; --limit 0 shows all", limit)
+				}
+				return nil
+			})
 		},
 	}
 	f.registerAll(cmd)
@@ -179,28 +174,23 @@ evict.`,
 			if err != nil {
 				return err
 			}
-			s, err := openPlace(&f, c, args[0], how{})
-			if err != nil {
-				return err
-			}
-			defer func() { _ = s.Close() }()
-			ctx, stop := untilSignal(cmd)
-			defer stop()
-			p := a.newProgress("listed")
-			m, err := shared.Measure(ctx, s, c.tenant, p.objects)
-			p.end()
-			if err != nil {
-				return storeError(s.name, err)
-			}
-			x := cacheStat{Where: s.String(), Measurement: m, MaxSize: s.tier.MaxSize}
-			for _, t := range m.Totals {
-				x.Objects += t.Objects
-				x.Bytes += t.Bytes
-			}
-			if f.asJSON {
-				return a.printJSON(x)
-			}
-			return a.printStat(&x)
+			return atPlace(cmd, &f, c, args[0], how{}, func(ctx context.Context, s *place) error {
+				p := a.newProgress("listed")
+				m, err := shared.Measure(ctx, s, c.tenant, p.objects)
+				p.end()
+				if err != nil {
+					return storeError(s.name, err)
+				}
+				x := cacheStat{Where: s.String(), Measurement: m, MaxSize: s.tier.MaxSize}
+				for _, t := range m.Totals {
+					x.Objects += t.Objects
+					x.Bytes += t.Bytes
+				}
+				if f.asJSON {
+					return a.printJSON(x)
+				}
+				return a.printStat(&x)
+			})
 		},
 	}
 	f.registerAll(cmd)

@@ -43,15 +43,10 @@ is not hpcc's is never touched.`,
 			if opt.Trust, err = c.trust(&f); err != nil {
 				return err
 			}
-			s, err := openPlace(&f, c, args[0], how{write: opt.Repair})
-			if err != nil {
-				return err
-			}
-			defer func() { _ = s.Close() }()
-			ctx, stop := untilSignal(cmd)
-			defer stop()
 			opt.Tenant = c.tenant
-			return a.verifyCache(ctx, &f, s, opt)
+			return atPlace(cmd, &f, c, args[0], how{write: opt.Repair}, func(ctx context.Context, s *place) error {
+				return a.verifyCache(ctx, &f, s, opt)
+			})
 		},
 	}
 	f.registerAll(cmd)
