@@ -40,10 +40,6 @@ func (e *Engine) Shared() *shared.Stats {
 	return &s
 }
 
-// maxDoubtful bounds the results that one manifest's candidates are asked for, in
-// all tiers together: a manifest that lies costs no more than that.
-const maxDoubtful = 2
-
 // sharedID names the job's manifest in shared caches, where id is the one here.
 // The source's content is always part of the name there: a manifest that all
 // branches of all developers share would soon be full.
@@ -165,9 +161,10 @@ func (j *job) follow(ctx context.Context, word string) (at manifestID, ok bool) 
 // wants it.
 func (j *job) fetchFrom(ctx context.Context, at manifestID, word string) *fetched {
 	rooted, text := j.rooted, j.preprocessed
-	seen, left := map[*file]digest.Digest{}, maxDoubtful
+	seen := map[*file]digest.Digest{}
+	var doubt shared.Doubt
 	for m := range j.e.opt.Shared.Manifests(ctx, j.sharedID(at)) {
-		if f := j.fetchListed(ctx, m, seen, &left); f != nil {
+		if f := j.fetchListed(ctx, m, seen, &doubt); f != nil {
 			f.manifest, f.word = at, word
 			return f
 		}
@@ -177,7 +174,7 @@ func (j *job) fetchFrom(ctx context.Context, at manifestID, word string) *fetche
 			}
 		}
 		j.rooted, j.preprocessed = rooted, text
-		if left == 0 {
+		if doubt.Over() {
 			break
 		}
 	}
@@ -185,30 +182,25 @@ func (j *job) fetchFrom(ctx context.Context, at manifestID, word string) *fetche
 }
 
 // fetchListed returns the result that one of a manifest's candidates leads to. seen
-// are digests that were looked up for it, and left is how many more results may be
-// asked for.
-func (j *job) fetchListed(ctx context.Context, m *action.Manifest, seen map[*file]digest.Digest, left *int) *fetched {
-	for i := range m.Candidates {
-		c := &m.Candidates[i]
+// are digests that were looked up for it.
+func (j *job) fetchListed(ctx context.Context, m *action.Manifest, seen map[*file]digest.Digest, doubt *shared.Doubt) *fetched {
+	var here *candidate // the one that holds
+	holds := func(c *action.Candidate) bool {
 		if !j.prep.messages.serve(c.StdioContext) {
-			continue
+			return false
 		}
-		here := j.e.resolveCandidate(c, j.prep.place)
+		here = j.e.resolveCandidate(c, j.prep.place)
 		if ok, _ := here.check(j.e.files, seen); !ok {
-			continue
+			return false
 		}
 		a := j.basis()
 		a.Inputs, a.Absent, a.Present, a.Chain, a.Same, a.Links = c.Inputs, c.Absent, c.Present, c.Chain, c.Same, c.Links
 		j.prep.messages.mark(a, c.StdioContext)
-		key := a.Key()
-		if key != c.Action {
-			continue
-		}
-		if f := j.fetchResult(ctx, key, c.StdioContext); f != nil {
-			return &fetched{Fetched: f, candidate: here, key: key}
-		}
-		if *left--; *left == 0 {
-			return nil
+		return a.Key() == c.Action
+	}
+	for c := range doubt.Candidates(m, holds) {
+		if f := j.fetchResult(ctx, c.Action, c.StdioContext); f != nil {
+			return &fetched{Fetched: f, candidate: here, key: c.Action}
 		}
 	}
 	return nil

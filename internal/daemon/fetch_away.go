@@ -6,6 +6,7 @@ import (
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/digest"
 	"hpcc.dev/hpcc/internal/remote"
+	"hpcc.dev/hpcc/internal/shared"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
@@ -59,24 +60,23 @@ func (j *job) fetchText(ctx context.Context, key digest.Key, t *sourceText) *ipc
 // manifest, as the worker would have said it, and which of them has it; nil if
 // none is right. holds checks a candidate against what is here.
 func (j *job) fetchWork(ctx context.Context, manifest digest.Key, holds func(*action.Candidate) bool) (res *remote.Result, tier string) {
-	work, doubtful := j.prep.work, 0
+	listed := func(c *action.Candidate) bool {
+		if !holds(c) {
+			return false
+		}
+		a, err := j.prep.work.Action(c.Tree(), c.Found(), c.Absent)
+		return err == nil && a.Key() == c.Action
+	}
+	var doubt shared.Doubt
 	// A tier is asked when those nearer have led to nothing.
 	for m := range j.e.opt.Shared.Manifests(ctx, manifest) {
-		for i := range m.Candidates {
-			c := &m.Candidates[i]
-			if !holds(c) {
-				continue
-			}
-			a, err := work.Action(c.Tree(), c.Found(), c.Absent)
-			if err != nil || a.Key() != c.Action {
-				continue
-			}
+		for c := range doubt.Candidates(m, listed) {
 			if res, tier = j.workOf(ctx, c.Action); res != nil {
 				return res, tier
 			}
-			if doubtful++; doubtful == maxDoubtful {
-				return nil, ""
-			}
+		}
+		if doubt.Over() {
+			break
 		}
 	}
 	return nil, ""
