@@ -63,6 +63,18 @@ func awaitFile(t *testing.T, path string) string {
 	return ""
 }
 
+// killChild kills the process that a command left behind, which runs.
+func killChild(t *testing.T, w *world) {
+	t.Helper()
+	pid, err := strconv.Atoi(awaitFile(t, w.dir+"/child"))
+	if err == nil {
+		err = unix.Kill(pid, unix.SIGKILL)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // expectGone checks that the process named in a file does not run.
 func expectGone(t *testing.T, path string) {
 	t.Helper()
@@ -95,6 +107,9 @@ func TestRaceCancelled(t *testing.T) {
 			w := newWorld(t)
 			w.script("gcc", `echo shown; echo shown too >&2; echo $$ >leader; `+commands)
 			w.stdin = "nobody reads this"
+			if name == "tidies up" {
+				w.env = append(w.env, "HPCC_TEST_PATIENCE="+patienceOfTests.String())
+			}
 			ran := make(chan *ipcv1.Ran, 1)
 			w.daemon(race(w, w.dir+"/ready", ran))
 			w.expect(w.run("gcc", "-c", "a.c"), result{code: 4, stdout: "of the worker\n"})
@@ -150,13 +165,7 @@ func TestRaceStreams(t *testing.T) {
 	if r := <-ran; both.String() != want || string(r.Stderr) != want || !r.Merged {
 		t.Errorf("shown %q, reported %+v", both.String(), r)
 	}
-	pid, err := strconv.Atoi(awaitFile(t, w.dir+"/child"))
-	if err == nil {
-		err = unix.Kill(pid, unix.SIGKILL)
-	}
-	if err != nil {
-		t.Error(err)
-	}
+	killChild(t, w)
 }
 
 func TestRaceCannotStart(t *testing.T) {

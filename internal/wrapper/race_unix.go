@@ -22,8 +22,8 @@ type Cancel struct {
 
 // patience is how long a command that is asked to end may take to tidy up, before
 // it is made to. A driver removes its temporary files within milliseconds; on a
-// machine full of compilers it may have to wait for its turn.
-const patience = 2 * time.Second
+// machine full of compilers it may have to wait for its turn. Tests change it.
+var patience = 2 * time.Second
 
 // Race runs a command of STAGE_RACE to its end, or until it is cancelled, and
 // reports it; it does not fail otherwise. The command has a process group of its
@@ -140,7 +140,7 @@ func (io *stdio) passUntil(pid int, cancel Cancel) (status unix.WaitStatus, canc
 			open = open || s.from != closed
 		}
 		if fds[0].Revents != 0 {
-			over, deadline = true, time.Now().Add(drainTime*time.Millisecond)
+			over, deadline = true, time.Now().Add(time.Duration(drainTime)*time.Millisecond)
 		}
 		if fds[1].Revents != 0 && cancel.Look() {
 			cancelled = true
@@ -152,6 +152,9 @@ func (io *stdio) passUntil(pid int, cancel Cancel) (status unix.WaitStatus, canc
 		}
 		// Not only where nothing happened: what is left may print for ever.
 		expired := !deadline.IsZero() && time.Now().After(deadline)
+		if over && expired && !cancelled {
+			io.sweep(buf)
+		}
 		if over && (cancelled || expired || !open) {
 			break
 		}

@@ -12,8 +12,9 @@ import (
 
 // drainTime is how long, in milliseconds, we go on reading when the command
 // has ended but a process that it left behind still holds its stdio. What the
-// command itself wrote is there at once, from a terminal a moment later.
-const drainTime = 50
+// command itself wrote is there at once, from a terminal a moment later. Tests
+// change it.
+var drainTime = 50
 
 // The standard descriptors; those of package unix are variables.
 const (
@@ -200,6 +201,30 @@ func (io *stdio) pump(ended int) {
 		}
 		if timeout >= 0 && !open {
 			return
+		}
+	}
+}
+
+// sweepReads bounds how often sweep reads: a terminal gives 4 KB at a time, and
+// holds some 20.
+const sweepReads = 64
+
+// sweep carries what is there already, where there is no more time to wait: this
+// process may have been kept from the processor for all of that time.
+func (io *stdio) sweep(buf []byte) {
+	for range sweepReads {
+		fds := make([]unix.PollFd, 0, 2)
+		streams := io.streams()
+		for _, s := range streams {
+			fds = append(fds, unix.PollFd{Fd: int32(s.from), Events: unix.POLLIN})
+		}
+		if poll(fds, 0) == 0 {
+			return
+		}
+		for i, s := range streams {
+			if fds[i].Revents != 0 {
+				s.carry(buf)
+			}
 		}
 	}
 }

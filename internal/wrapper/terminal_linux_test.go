@@ -1,6 +1,7 @@
 package wrapper
 
 import (
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func readAll(ours *os.File, enough string) string {
 	select {
 	case s := <-lines:
 		return s
-	case <-time.After(10 * time.Second):
+	case <-time.After(patienceOfTests):
 		return "nothing came"
 	}
 }
@@ -120,4 +121,29 @@ func TestTerminalRace(t *testing.T) {
 	if shown := readAll(ours, "end\r\n24 123\r\nend"); !strings.HasPrefix(shown, strings.TrimSuffix(strings.ReplaceAll(written, "\n", "\r\n"), "\r\n")) {
 		t.Errorf("shown %q", shown)
 	}
+}
+
+// A wrapper that was kept from the processor while its command ended has no time
+// left to wait for more, but reports all that was written; a terminal holds some
+// 19 KB.
+func TestTerminalRaceStalled(t *testing.T) {
+	w := newWorld(t)
+	w.env = append(w.env, "HPCC_TEST_DRAIN=0")
+	w.script("gcc", `sleep 1000 & echo $! >child
+(until grep -q ') Z' /proc/$$/stat; do sleep 0.01; done; kill -CONT $PPID) &
+kill -STOP $PPID
+head -c 12000 /dev/zero | tr '\0' x >&2`)
+	ran := make(chan *ipcv1.Ran, 1)
+	w.daemon(race(w, "", ran))
+	ours, theirs := newTerminal(t, 80)
+	go io.Copy(io.Discard, ours)
+	cmd := w.command("gcc")
+	cmd.Stdout, cmd.Stderr = theirs, theirs
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-ran; len(got.Stderr) != 12000 || got.Truncated {
+		t.Errorf("reported %d bytes", len(got.Stderr))
+	}
+	killChild(t, w)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,12 +20,19 @@ import (
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
-// The test binary is hpcc when it is started under another name than its own.
+// The test binary is hpcc when it is started under another name than its own. Its
+// patience and drainTime are then those of the environment, if they are there.
 func TestMain(m *testing.M) {
-	if !strings.HasSuffix(os.Args[0], ".test") {
-		os.Exit(Main())
+	if strings.HasSuffix(os.Args[0], ".test") {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if d, err := time.ParseDuration(os.Getenv("HPCC_TEST_PATIENCE")); err == nil {
+		patience = d
+	}
+	if n, err := strconv.Atoi(os.Getenv("HPCC_TEST_DRAIN")); err == nil {
+		drainTime = n
+	}
+	os.Exit(Main())
 }
 
 // world is a machine with hpcc's links first in PATH, and programs that are
@@ -52,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	w.link("gcc")
 	w.env = []string{
 		"PATH=" + w.links + ":" + w.bin + ":/usr/bin:/bin",
-		"HPCC_CONFIG_DIR=" + w.config, "HPCC_DAEMON_TIMEOUT=10s", "LANG=C", "NOT_FOR_THE_DAEMON=1",
+		"HPCC_CONFIG_DIR=" + w.config, "HPCC_DAEMON_TIMEOUT=5m", "LANG=C", "NOT_FOR_THE_DAEMON=1",
 	}
 	return w
 }
@@ -98,7 +106,7 @@ func (w *world) run(args ...string) result {
 	var stdout, stderr bytes.Buffer
 	cmd := w.command(args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = 10 * time.Second
+	cmd.WaitDelay = patienceOfTests
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		w.t.Fatalf("%q: %v", args, err)
