@@ -14,18 +14,17 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/cache"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("HPCC_TEST_WRITER"); dir != "" {
 		writeForever(dir) // the process that TestKilledWriters kills
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(leaktest.Run(m))
 }
 
 // require ends a test that lacks something of its surroundings: as a failure

@@ -6,23 +6,24 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/leaktest"
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
 
 var project = checkout{
 	"/hpcc/src/main.c": "use /hpcc/src/gen/x.h\nuse /hpcc/src/a.h\nmain\n",
@@ -352,10 +353,12 @@ func TestCloseEndsCalls(t *testing.T) {
 	}
 }
 
-// TestPatience gives up a worker that says nothing for long, and takes another.
+// TestPatience gives up a worker that says nothing for long, and takes another,
+// which must not be silent for as long.
 func TestPatience(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
-	c := newClient(t, f.scheduler, func(o *Options) { o.Patience = 2 * time.Second })
+	c := newClient(t, f.scheduler, func(o *Options) { o.Patience = 20 * time.Second })
 	f.workers[0].cut = func(ctx context.Context, m *reply) error {
 		if isOutcome(m) {
 			<-ctx.Done()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -33,7 +34,7 @@ func TestRealScheduler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := realscheduler.New(realscheduler.Options{Keys: keys, Credentials: known})
+	s, err := realscheduler.New(realscheduler.Options{Keys: keys, Credentials: known, Expiry: 5 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

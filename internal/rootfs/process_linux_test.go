@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
+	"hpcc.dev/hpcc/internal/leaktest"
 )
 
 // TestMain lets the test program be other processes that build.
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(leaktest.Run(m))
 }
 
 func act(role, dir string, args []string) error {

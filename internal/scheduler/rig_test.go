@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,11 +22,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"hpcc.dev/hpcc/internal/auth"
+	"hpcc.dev/hpcc/internal/leaktest"
 	"hpcc.dev/hpcc/internal/telemetry"
 	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
 
 // patient bounds what must happen, on a machine that may be busy.
 const patient = 2 * time.Minute
@@ -144,10 +144,7 @@ func (x *site) start(addr string) {
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		x.t.Fatal(err)
-	}
+	ln := listen(x.t, addr)
 	web, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		x.t.Fatal(err)
@@ -167,6 +164,21 @@ func (x *site) start(addr string) {
 			x.t.Error("the scheduler does not stop")
 		}
 	})
+}
+
+// listen takes an address that somebody else may have taken meanwhile, if it was
+// left for a moment.
+func listen(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	for deadline := time.Now().Add(patient); ; time.Sleep(10 * time.Millisecond) {
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			return l
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 }
 
 // dial connects, and is closed with the test.

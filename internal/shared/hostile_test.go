@@ -16,10 +16,10 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"go.uber.org/goleak"
 
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/leaktest"
 	"hpcc.dev/hpcc/internal/store"
 )
 
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	// Made in a bubble of synctest, they could not be used outside of it.
 	appendPart(nil, make([]byte, worthwhile))
 	decoder()
-	goleak.VerifyTestMain(m)
+	os.Exit(leaktest.Run(m))
 }
 
 // patience is what a test waits for what must happen, on a loaded machine too.

@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"hpcc.dev/hpcc/internal/leaktest"
 	"hpcc.dev/hpcc/internal/store"
 	"hpcc.dev/hpcc/internal/store/storetest"
 )
@@ -23,7 +22,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(leaktest.Run(m))
 }
 
 func directory(t *testing.T, dir string, opt store.DirectoryOptions) *store.Directory {

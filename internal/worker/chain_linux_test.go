@@ -120,8 +120,12 @@ func newSiteThat(t testing.TB, learn, refused func()) *site {
 		if address == "" {
 			address = "127.0.0.1:0"
 		}
-		l, err := net.Listen("tcp", address)
-		check(t, err)
+		// Somebody else may have the port that the scheduler had, for a moment.
+		var l net.Listener
+		waitFor(t, "a free port", func() bool {
+			l, err = net.Listen("tcp", address)
+			return err == nil
+		})
 		x.address = l.Addr().String()
 		ctx, cancel := context.WithCancel(context.Background())
 		served := make(chan error, 1)
@@ -406,9 +410,14 @@ func TestStatusAndMetrics(t *testing.T) {
 		_, err := x.client("alice").Compile(t.Context(), request(sources, nil, gcc...))
 		check(t, err)
 	}
+	// The keys are there a moment before the answer that brought them is noted.
 	var s worker.Status
-	check(t, json.Unmarshal(x.get("/status"), &s))
-	if s.Worker != "w1" || s.Answered.IsZero() || s.Error != "" || s.Capacity != 8 || len(s.Sessions) != 1 || s.Sessions[0] != (worker.Session{Tenant: "acme", Image: image}) ||
+	waitFor(t, "the scheduler's answer", func() bool {
+		s = worker.Status{}
+		check(t, json.Unmarshal(x.get("/status"), &s))
+		return !s.Answered.IsZero() && s.Error == ""
+	})
+	if s.Worker != "w1" || s.Capacity != 8 || len(s.Sessions) != 1 || s.Sessions[0] != (worker.Session{Tenant: "acme", Image: image}) ||
 		len(s.Tenants) != 1 || s.Tenants[0].Name != "acme" || s.Tenants[0].Results != 1 || s.Tenants[0].Bytes == 0 || !slices.Equal(s.Images, []string{image}) {
 		t.Errorf("%+v", s)
 	}

@@ -23,7 +23,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -36,6 +35,7 @@ import (
 	"hpcc.dev/hpcc/internal/auth"
 	"hpcc.dev/hpcc/internal/cache"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/leaktest"
 	"hpcc.dev/hpcc/internal/vm"
 	"hpcc.dev/hpcc/internal/wirezip"
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
@@ -46,10 +46,9 @@ import (
 var AtEnd = func() {}
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		AtEnd()
-		os.Exit(code)
-	}))
+	code := leaktest.Run(m)
+	AtEnd()
+	os.Exit(code)
 }
 
 const (

@@ -27,6 +27,7 @@ const graph = `
 	internal/digest:
 	internal/atomicfile:
 	internal/filelock:
+	internal/leaktest:
 	internal/ipc:          proto/hpcc/ipc/v1
 
 	# What a compile is. It knows nothing of caches and daemons.

@@ -125,7 +125,7 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	})
 	file := filepath.Join(ts.Getenv("HPCC_CONFIG_DIR"), "daemon.json")
-	for range 600 {
+	for range 2400 {
 		if _, err := os.Stat(file); err == nil {
 			return
 		}
@@ -136,7 +136,7 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	ts.Fatalf("the daemon did not start within 30 s")
+	ts.Fatalf("the daemon did not start within two minutes")
 }
 
 func environ(ts *testscript.TestScript) []string {
@@ -229,7 +229,7 @@ func signalDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	// The kernel stops all its threads before long. A killed one's sockets are
 	// closed once it has been reaped.
 	time.Sleep(50 * time.Millisecond)
-	for i := 0; args[0] == "KILL" && i < 1000 && syscall.Kill(pid, 0) == nil; i++ {
+	for i := 0; args[0] == "KILL" && i < 12000 && syscall.Kill(pid, 0) == nil; i++ {
 		time.Sleep(10 * time.Millisecond)
 	}
 }

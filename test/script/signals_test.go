@@ -52,7 +52,7 @@ func blocked(t *testing.T, m *plainMode, dir string, argv ...string) (cmd *exec.
 		t.Fatal(err)
 	}
 	// Once a writer can open it, the compiler is reading.
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if fd, err := unix.Open(name, unix.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
 			source = os.NewFile(uintptr(fd), name)
 			t.Cleanup(func() { source.Close() })
@@ -111,7 +111,7 @@ func interrupt(t *testing.T, m *plainMode, sig syscall.Signal, argv ...string) s
 	result := fmt.Sprintf("ended by signal %d, exit %d\n", status.Signal(), status.ExitStatus())
 	// No process of the group is left.
 	left := true
-	for deadline := time.Now().Add(10 * time.Second); left && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); left && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		left = syscall.Kill(-cmd.Process.Pid, 0) == nil
 	}
 	result += fmt.Sprintf("processes left: %v\n", left)

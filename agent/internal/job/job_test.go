@@ -255,7 +255,7 @@ func TestCancel(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if took := time.Since(begun); took > 20*time.Second {
+		if took := time.Since(begun); took > time.Minute {
 			t.Errorf("%s: took %s", name, took)
 		}
 		w.nothingLeft(t)
@@ -330,7 +330,7 @@ func TestSinkFails(t *testing.T) {
 		t.Errorf("end: %v", err)
 	}
 	w.nothingLeft(t)
-	if took := time.Since(begun); took > 20*time.Second {
+	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("took %s", took)
 	}
 }

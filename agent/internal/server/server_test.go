@@ -160,7 +160,7 @@ func chunk(b string) *agentv1.ExecRequest {
 // talk says all of it, and returns what was answered.
 func (a *agent) talk(t *testing.T, closes bool, says ...*agentv1.ExecRequest) ([]*agentv1.ExecResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	s, err := a.client.Exec(ctx)
 	if err != nil {
@@ -409,7 +409,7 @@ func TestEnds(t *testing.T) {
 		}
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Errorf("%s: the job runs on", name)
 		}
 		if name == "shutdown" {

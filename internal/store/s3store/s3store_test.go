@@ -17,8 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"hpcc.dev/hpcc/internal/leaktest"
 	"hpcc.dev/hpcc/internal/store"
 	"hpcc.dev/hpcc/internal/store/s3store"
 )
@@ -32,7 +31,7 @@ func TestMain(m *testing.M) {
 	} {
 		os.Setenv(k, v)
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(leaktest.Run(m))
 }
 
 // serve returns a store of a server that answers by f, and counts requests.

@@ -99,7 +99,7 @@ func shortDir(t *testing.T) string {
 // dir.
 func nothingLeft(t *testing.T, agent, dir string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		var left []string
 		links, _ := filepath.Glob("/proc/[0-9]*/exe")

@@ -336,9 +336,9 @@ func (s *suite) usable(t *testing.T, m vm.Machine) {
 func (s *suite) limits(t *testing.T, m vm.Machine) {
 	second := time.Duration(s.Slow) * time.Second
 	// Where no cgroup counts the processes, the bomb burns until its time is up.
-	bomb := agentapi.LimitTime
+	bomb, fuse := agentapi.LimitTime, 4*second
 	if m.Info().Agent.Cgroup {
-		bomb = agentapi.LimitProcesses
+		bomb, fuse = agentapi.LimitProcesses, 60*second
 	}
 	forks := map[string]string{"bomb.c": "#include <unistd.h>\nint main(void) { for (;;) fork(); }\n"}
 	for _, c := range []struct {
@@ -349,7 +349,7 @@ func (s *suite) limits(t *testing.T, m vm.Machine) {
 		want   agentapi.Limit
 	}{
 		{"time", nil, "sleep 1000", agentapi.Limits{Time: second}, agentapi.LimitTime},
-		{"fork bomb", forks, "gcc bomb.c -o bomb && ./bomb", agentapi.Limits{Time: 4 * second, Processes: 40}, bomb},
+		{"fork bomb", forks, "gcc bomb.c -o bomb && ./bomb", agentapi.Limits{Time: fuse, Processes: 40}, bomb},
 		{"2 GB of output", nil, "exec head -c 2000000000 /dev/zero >out", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, agentapi.LimitFile},
 		// What a shell would swallow, and what a compiler driver would say exit 1 of.
 		{"2 GB by a child", nil, "head -c 2000000000 /dev/zero >out; exit 0", agentapi.Limits{FileBytes: 10 << 20, Time: 60 * second}, agentapi.LimitFile},
