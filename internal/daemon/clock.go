@@ -157,10 +157,14 @@ func (t *fileTable) sawOutput(m *moment, path string) {
 	}
 }
 
-// settle waits, a clock tick at most, until what was written just before this
-// compile is older than it: a header that the same rule of a makefile has just
-// made could otherwise not be told from one that changes under the compiler's
-// hands, and the result would be dropped.
+// settleTries bounds how often settle looks at the clock, a millisecond apart. The
+// next tick ends it as a rule; on a busy virtual machine that may come late.
+const settleTries = 200
+
+// settle waits for the clock's next tick where something was written since the
+// last, so that it is older than this compile: a header that the same rule of a
+// makefile has just made could otherwise not be told from one that changes under
+// the compiler's hands, and the result would be dropped.
 func (j *job) settle(ctx context.Context, id manifestID) {
 	inv, p, files := j.prep.inv, j.prep.place, j.e.files
 	now := files.fine()
@@ -196,7 +200,7 @@ func (j *job) settle(ctx context.Context, id manifestID) {
 			look(in.file.path)
 		}
 	}
-	for waited := 0; newest >= files.now() && waited < int(tick/int64(time.Millisecond)); waited++ {
+	for tries := 0; newest >= files.now() && tries < settleTries; tries++ {
 		select {
 		case <-ctx.Done():
 			return

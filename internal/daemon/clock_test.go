@@ -6,10 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"hpcc.dev/hpcc/internal/compiler"
 	ipcv1 "hpcc.dev/hpcc/proto/hpcc/ipc/v1"
 )
 
@@ -336,5 +338,43 @@ func TestHeaderEditedUnderTheCompiler(t *testing.T) {
 	}
 	if modified = int(stats.Uncacheable[string(reasonModified)]); modified < 8 {
 		t.Errorf("%d results were dropped for a modified input, want 8 or more: %+v", modified, stats)
+	}
+}
+
+// TestSettleUntilTheTick: on a busy virtual machine the clock for files may stand
+// still for longer than any kernel means it to.
+func TestSettleUntilTheTick(t *testing.T) {
+	for _, c := range []struct {
+		late int // how often the clock is found standing still
+		want bool
+	}{{0, true}, {150, true}, {1 << 30, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			source := filepath.Join(t.TempDir(), "a.c")
+			if err := os.WriteFile(source, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			made, looks := int64(0), 0
+			for _, name := range []string{source, filepath.Dir(source)} {
+				var st unix.Stat_t
+				if err := unix.Stat(name, &st); err != nil {
+					t.Fatal(err)
+				}
+				made = max(made, stampOf(&st).ctime)
+			}
+			files := newFileTable()
+			files.exact, files.fine = nil, func() int64 { return made }
+			files.now = func() int64 {
+				if looks++; looks > c.late {
+					return made + 1
+				}
+				return made
+			}
+			j := &job{e: &Engine{files: files, manifests: newLRU[manifestID, *manifest](1)}}
+			j.prep = &prepared{inv: &compiler.Invocation{Source: source}, place: place{cwd: filepath.Dir(source)}}
+			j.settle(t.Context(), manifestID{})
+			if got := files.now() > made; got != c.want || looks > 2*settleTries && c.late < 1<<30 {
+				t.Errorf("late by %d looks: settled is %v after %d", c.late, got, looks)
+			}
+		})
 	}
 }
