@@ -207,6 +207,24 @@ func (m *machine) stop() time.Duration {
 	return time.Since(began)
 }
 
+// written waits until the daemon has written all that is queued. One that ends waits
+// for that, too, but not for ever.
+func (m *machine) written() {
+	m.t.Helper()
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		out, err := m.command(m.dir, bin(m.t)+"/hpcc", "stats", "--json").Output()
+		m.must(err)
+		var s stats
+		m.must(json.Unmarshal(out, &s))
+		if s.Shared.Queue.Waiting == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("%s: %+v", m.name, s.Shared)
+		}
+	}
+}
+
 // target is what is built. The whole of redis with all optimisations is for long
 // runs; what is optimised away changes no question.
 func target() []string {
@@ -275,6 +293,9 @@ type stats struct {
 	Uncacheable map[string]int `json:"uncacheable"`
 	Errors      int            `json:"errors"`
 	Shared      struct {
+		Queue struct {
+			Waiting int `json:"waiting"`
+		} `json:"queue"`
 		Tiers []struct {
 			State    string         `json:"state"`
 			Why      string         `json:"why"`
