@@ -26,7 +26,8 @@ type judge struct {
 	grace time.Duration
 
 	mu       sync.Mutex
-	put      map[string]time.Time // when it was last put or touched
+	begun    map[string]time.Time // when its last put or touch began, and
+	put      map[string]time.Time // when that was done: the server's time is between them
 	looked   map[string]time.Time // when an evictor last looked at it
 	removing string               // the client that removes at present
 	removed  int
@@ -42,16 +43,20 @@ type judged struct {
 	name string
 }
 
-func (j *judged) fresh(name string) {
+func (j *judged) fresh(name string, began time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if began.After(j.begun[name]) {
+		j.begun[name] = began
+	}
 	j.put[name] = time.Now()
 }
 
 func (j *judged) Put(ctx context.Context, name string, body []byte, when store.Condition) (store.Version, error) {
+	began := time.Now()
 	v, err := j.Store.Put(ctx, name, body, when)
 	if err == nil {
-		j.fresh(name)
+		j.fresh(name, began)
 	}
 	return v, err
 }
@@ -65,9 +70,10 @@ func (j *judged) Stat(ctx context.Context, name string) (store.Info, error) {
 }
 
 func (j *judged) Touch(ctx context.Context, name string) error {
+	began := time.Now()
 	err := j.Store.Touch(ctx, name)
 	if err == nil {
-		j.fresh(name)
+		j.fresh(name, began)
 	}
 	return err
 }
@@ -82,7 +88,7 @@ func (j *judged) DeleteMany(ctx context.Context, names []string) error {
 	for _, name := range names {
 		_, _, _, ours := shared.ParseName(name)
 		// The server's times are in whole seconds.
-		switch age := time.Since(j.put[name]); {
+		switch age := time.Since(j.begun[name]); {
 		case !ours:
 			j.t.Errorf("%s removes %s", j.name, name)
 		case age >= j.grace-time.Second:
@@ -115,14 +121,14 @@ func TestEviction(t *testing.T) {
 		)
 		bucket := s.NewBucket(t)
 		opt := s3store.Options{Bucket: bucket, Endpoint: s.Endpoint, PageSize: 50}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		plain := open(t, opt)
 		foreign := []string{"t/notes.txt", "t/result/ab/" + strings.Repeat("a", 64), "t/result/readme", "t2/result/ab/" + strings.Repeat("ab", 32)}
 		for _, name := range foreign {
 			put(t, plain, name, noise(size))
 		}
-		j := &judge{t: t, grace: grace, put: map[string]time.Time{}, looked: map[string]time.Time{}}
+		j := &judge{t: t, grace: grace, begun: map[string]time.Time{}, put: map[string]time.Time{}, looked: map[string]time.Time{}}
 		var all sync.WaitGroup
 		evictors := make([]*shared.Evictor, clients)
 		key := func(client, n int) string {
