@@ -196,7 +196,7 @@ func makeGCC(ctx context.Context, dir, release string) error {
 	if mirror == "" {
 		return fmt.Errorf("this machine's apt has no source for %s main", release)
 	}
-	cmd := exec.CommandContext(ctx, "mmdebstrap", "--variant=extract", "--skip=output/dev", "--format=tar",
+	cmd := exec.CommandContext(ctx, "mmdebstrap", "--variant=extract", "--skip=output/dev", "--format=tar", `--aptopt=Acquire::Retries "5"`,
 		"--include="+gccPackages, release, "-", mirror)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", sourceDate))
 	var log bytes.Buffer
