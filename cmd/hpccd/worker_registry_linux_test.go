@@ -30,7 +30,7 @@ import (
 // digest from a real registry, if the allow-list names the repository. What it may
 // not have is refused by name, and while the registry is away builds go on.
 func TestWorkerPulls(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	reg, err := images.StartRegistry(ctx, t.TempDir(), false)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hpcc.dev/hpcc/test/lab/wire"
@@ -37,6 +38,7 @@ func exitFrame(t *testing.T, w *wire.Writer, e wire.Ending) {
 	_ = w.Frame(wire.Exit, text)
 }
 
+// quick are limits of a clock that goes on only when all wait.
 var quick = limits{200 * time.Millisecond, 200 * time.Millisecond}
 
 func silent(*io.PipeWriter) {}
@@ -64,24 +66,28 @@ func TestAttempt(t *testing.T) {
 		{"falls silent", func(w *wire.Writer) { _ = w.Frame(wire.Stdout, []byte("so far")) }, silent, 0, ErrSilent.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ended := 0
-			job, _ := testJob()
-			r, err := attempt(t.Context(), job, script(t, &ended, c.send, c.after), quick)
-			if c.problem == "" && (err != nil || r.Status != c.status) {
-				t.Errorf("%+v, %v", r, err)
-			}
-			if c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem) || !strings.Contains(err.Error(), "known")) {
-				t.Errorf("%v, want %q and what is known", err, c.problem)
-			}
-			if ended != 1 {
-				t.Errorf("ended %d times", ended)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				ended := 0
+				job, _ := testJob()
+				r, err := attempt(t.Context(), job, script(t, &ended, c.send, c.after), quick)
+				if c.problem == "" && (err != nil || r.Status != c.status) {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem) || !strings.Contains(err.Error(), "known")) {
+					t.Errorf("%v, want %q and what is known", err, c.problem)
+				}
+				if ended != 1 {
+					t.Errorf("ended %d times", ended)
+				}
+			})
 		})
 	}
 }
 
 // Silence is met with more attempts, any other end with none.
-func TestInsist(t *testing.T) {
+func TestInsist(t *testing.T) { synctest.Test(t, testInsist) }
+
+func testInsist(t *testing.T) {
 	ended, begun := 0, 0
 	job, out := testJob()
 	r, err := insist(t.Context(), job, func(ctx context.Context, j *Job, dir string) (*environment, error) {

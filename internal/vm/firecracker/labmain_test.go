@@ -177,7 +177,7 @@ func asRoot(t testing.TB, script string) string {
 func nothingLeft(t testing.TB) {
 	t.Helper()
 	var left string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		left = asRoot(t, `ls -A `+jails+`; ls -d `+parent+`/*/ 2>/dev/null
 			for p in /proc/[0-9]*; do u=$(stat -c %u $p 2>/dev/null) || continue; [ "$u" -ge `+fmt.Sprint(firstUID)+` ] && echo "$p $u $(cat $p/comm)"; done
 			grep -e /data/ -e nsfs /proc/mounts; true`)

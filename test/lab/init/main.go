@@ -311,7 +311,7 @@ func run(w *wire.Writer, job *wire.Job) (int, error) {
 		}
 	}
 	// Whoever it left running may hold its streams open; they do not count.
-	deadline, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	deadline, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for _, d := range done {
 		select {
