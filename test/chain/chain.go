@@ -93,7 +93,8 @@ func (c *Chain) makeKeys() error {
 // what they wrote there.
 func (c *Chain) TierSettings() string {
 	t := c.opt.Tier
-	text := fmt.Sprintf("[cache]\ntenant = %q\ntrusted_keys_file = %q\ntrust = \"workers\"\n[[cache.tiers]]\nname = %q\naccess = \"read-only\"\n", tenant, c.trustedKeys(), t.Name)
+	text := fmt.Sprintf("[cache]\ntenant = %q\ntrusted_keys_file = %q\ntrust = \"workers\"\n[[cache.tiers]]\nname = %q\naccess = \"read-only\"\nread_timeout = %q\n",
+		tenant, c.trustedKeys(), t.Name, t.ReadTimeout)
 	if t.Dir != "" {
 		return text + fmt.Sprintf("url = %q\n", "file://"+t.Dir)
 	}

@@ -59,7 +59,7 @@ func await(t *testing.T, what string, limit time.Duration, ok func() bool) time.
 }
 
 // slowUnit makes a project with one unit that takes a compiler long: some seconds
-// for a size of 8.
+// for a size of 20.
 func slowUnit(t *testing.T, marker string, size int) (dir string, args []string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "project")
@@ -87,11 +87,25 @@ func plainObject(t *testing.T, dir string, args []string) []byte {
 	return b
 }
 
-// TestCancel: Ctrl-C of make stops the compile in the machine.
+// TestCancel: Ctrl-C of make stops the compile in the machine, within a second. Of
+// three times one must show that: a machine may do something else for a second.
 func TestCancel(t *testing.T) {
 	c := startChain(t, 1, "one")
 	cl := newClient(t, c, "one", ClientOptions{})
-	dir, args := slowUnit(t, "cancelled", 60)
+	for i := range 3 {
+		took := cancelled(t, cl, fmt.Sprintf("cancelled_%d", i))
+		t.Logf("the machine's compiler ended after %s", took)
+		if took < time.Second {
+			return
+		}
+	}
+	t.Error("the machine's compiler went on for a second each time")
+}
+
+// cancelled interrupts a build, and returns after how long its compiler has ended.
+func cancelled(t *testing.T, cl *Client, marker string) time.Duration {
+	t.Helper()
+	dir, args := slowUnit(t, marker, 60)
 	if err := os.WriteFile(filepath.Join(dir, "Makefile"), []byte("a.o:\n\tgcc "+strings.Join(args, " ")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -100,21 +114,18 @@ func TestCancel(t *testing.T) {
 	if err := build.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the compile begins", time.Minute, func() bool { return len(compilersOf("cancelled.c")) > 0 })
+	await(t, "the compile begins", time.Minute, func() bool { return len(compilersOf(marker+".c")) > 0 })
 	if err := syscall.Kill(-build.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	took := await(t, "the compile ends", 30*time.Second, func() bool { return len(compilersOf("cancelled.c")) == 0 })
+	took := await(t, "the compile ends", 30*time.Second, func() bool { return len(compilersOf(marker+".c")) == 0 })
 	if err := build.Wait(); err == nil {
 		t.Error("make ended well")
-	}
-	t.Logf("the machine's compiler ended after %s", took)
-	if took > time.Second {
-		t.Errorf("the machine's compiler went on for %s", took)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "a.o")); err == nil {
 		t.Error("an object was left")
 	}
+	return took
 }
 
 // TestMachineCrash: a machine that dies under a compile is replaced, and the
@@ -122,7 +133,7 @@ func TestCancel(t *testing.T) {
 func TestMachineCrash(t *testing.T) {
 	c := startChain(t, 1, "one")
 	cl := newClient(t, c, "one", ClientOptions{})
-	dir, args := slowUnit(t, "crashed", 8)
+	dir, args := slowUnit(t, "crashed", 20)
 	want := plainObject(t, dir, args)
 	build := cl.Command(dir, "gcc", args...)
 	var said bytes.Buffer
@@ -165,7 +176,7 @@ func TestMachineCrash(t *testing.T) {
 func TestWorkerGone(t *testing.T) {
 	c := startChain(t, 2, "one")
 	cl := newClient(t, c, "one", ClientOptions{})
-	dir, args := slowUnit(t, "moved", 8)
+	dir, args := slowUnit(t, "moved", 20)
 	want := plainObject(t, dir, args)
 	build := cl.Command(dir, "gcc", args...)
 	var said bytes.Buffer

@@ -71,7 +71,7 @@ func TestRace(t *testing.T) {
 			cl := newClient(t, c, x.client, ClientOptions{Compilers: true, Settings: "race = true\nrace_after = \"20ms\""})
 			t.Setenv("TMPDIR", temps)
 			marker := "raced_" + x.first
-			r := startRace(t, cl, marker, 8)
+			r := startRace(t, cl, marker, 20)
 			loser := r.here[0]
 			if x.first == "here" {
 				loser = r.there[0]
@@ -126,7 +126,7 @@ func TestRace(t *testing.T) {
 	t.Run("interrupted", func(t *testing.T) {
 		cl := newClient(t, c, "three", ClientOptions{Compilers: true, Settings: "race = true\nrace_after = \"20ms\""})
 		t.Setenv("TMPDIR", temps)
-		r := startRace(t, cl, "raced_not", 8)
+		r := startRace(t, cl, "raced_not", 20)
 		if err := syscall.Kill(-r.group, syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
