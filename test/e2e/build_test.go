@@ -176,7 +176,7 @@ func testKilledDaemon(t *testing.T, tr *tree, plain map[string][]byte) {
 // more, and returns how many there are.
 func waitForObjects(t *testing.T, tr *tree, n int) int {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(10 * time.Minute)
 	for {
 		have := 0
 		// The build removes temporary files while this looks.
@@ -190,7 +190,7 @@ func waitForObjects(t *testing.T, tr *tree, n int) int {
 			return have
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("only %d objects after a minute", have)
+			t.Fatalf("only %d objects after ten minutes", have)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -24,6 +24,10 @@ type ccacheBuild struct {
 	env     []string
 }
 
+// patient are time-outs that a busy machine keeps: ccache's for its helper, of which
+// one is a second by default, and the helper's for the store.
+const patient = " data-timeout=60s request-timeout=60s @read-timeout=1m @write-timeout=1m"
+
 // TestCcache builds lua through the newest ccache with a store of hpcc's behind it:
 // what one machine compiled another gets from there, and a store that is away costs
 // a build nothing but time.
@@ -54,8 +58,8 @@ func TestCcache(t *testing.T) {
 
 	shared := t.TempDir()
 	for name, storage := range map[string]string{
-		"bucket":    "hpcc://" + server.NewBucket(t) + " @endpoint=" + server.Endpoint + " @path-style=true",
-		"directory": "hpcc://" + shared + " @tenant=lua",
+		"bucket":    "hpcc://" + server.NewBucket(t) + patient + " @endpoint=" + server.Endpoint + " @path-style=true",
+		"directory": "hpcc://" + shared + patient + " @tenant=lua",
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := b.with(t, storage)
@@ -76,7 +80,7 @@ func TestCcache(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			way := s3.Toxic(t, server.Endpoint)
 			hurt(way)
-			b := b.with(t, "hpcc://"+server.NewBucket(t)+" @endpoint="+way.Endpoint+" @path-style=true")
+			b := b.with(t, "hpcc://"+server.NewBucket(t)+" data-timeout=60s request-timeout=60s @endpoint="+way.Endpoint+" @path-style=true")
 			same(t, "ccache", want, b.build(b.ccache))
 			got := b.stats(map[string]int{"cache_miss": len(b.sources), "remote_storage_hit": 0, "remote_storage_timeout": 0})
 			// Each compile was told at once, but those that the first time-out met.
@@ -86,7 +90,7 @@ func TestCcache(t *testing.T) {
 		})
 	}
 	t.Run("no such setting", func(t *testing.T) {
-		b := b.with(t, "hpcc://bucket @endpiont="+server.Endpoint)
+		b := b.with(t, "hpcc://bucket data-timeout=60s request-timeout=60s @endpiont="+server.Endpoint)
 		same(t, "ccache", want, b.build(b.ccache))
 		b.stats(map[string]int{"remote_storage_error": len(b.sources)})
 	})

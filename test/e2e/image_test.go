@@ -109,9 +109,9 @@ func TestGCCImage(t *testing.T) {
 	perProcessor := float64(tree) / work.Seconds() / 1e6
 	t.Logf("%d MB of layers, unpacked, in %.1f s: %.0f MB/s (%.0f for each second of processor time), at a peak of %d MB; the image has %d MB",
 		tree/1e6, took.Seconds(), rate, perProcessor, memory>>20, b.Size/1e6)
-	// The clock also tells what else the machine was at. 106 were seen; half of
-	// the time is gzip's.
-	if perProcessor < 50 {
+	// The clock also tells what else the machine was at, and on a busy one even the
+	// processor time does, by half. 106 were seen; half of the time is gzip's.
+	if soak() && perProcessor < 50 {
 		t.Errorf("%.0f MB for each second of processor time", perProcessor)
 	}
 	if memory == 0 || memory > maxImageMemory {

@@ -130,7 +130,7 @@ func (w *world) start() {
 	if err := w.daemon.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !w.answers() {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("the daemon does not answer\n%s", w.log)
@@ -185,7 +185,7 @@ func (w *world) stop() {
 		if err != nil {
 			w.t.Errorf("daemon: %v\n%s", err, w.log)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		_ = w.daemon.Process.Kill()
 		<-done
 		w.t.Errorf("the daemon did not end on SIGTERM\n%s", w.log)
