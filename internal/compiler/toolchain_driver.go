@@ -17,8 +17,9 @@ import (
 
 const (
 	// childTime bounds one question to a compiler. They take milliseconds; a
-	// cold start from a network file system can take seconds.
-	childTime = 10 * time.Second
+	// cold start from a network file system can take seconds, and so can each on a
+	// machine full of compilers.
+	childTime = time.Minute
 	// childOutput bounds what is read of an answer. The longest, gcc's specs,
 	// has about 20 kB.
 	childOutput = 1 << 20

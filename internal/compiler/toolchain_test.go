@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -192,12 +193,18 @@ func rest(t *testing.T) {
 	time.Sleep(2 * clockTick)
 }
 
+// A program that is written must not be open for that in a child that a parallel
+// test forks at the moment, or it cannot be executed (ETXTBSY) until that child has
+// become what it is to be: nothing is forked while these hold syscall.ForkLock.
+
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
 	if err != nil {
 		t.Fatal(err)
 	}
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(to, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -205,6 +212,8 @@ func copyFile(t *testing.T, from, to string) {
 
 func appendByte(t *testing.T, path string) {
 	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		t.Fatal(err)
