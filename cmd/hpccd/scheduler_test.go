@@ -103,7 +103,8 @@ credential = [{ subject = "alice", sha256 = %q }]
 			t.Fatal(err)
 		}
 	}
-	write("")
+	// The one heartbeat of w1 counts to the end, however long that takes.
+	write("[heartbeat]\nexpiry = \"1h\"\n")
 	c, err := config.LoadScheduler()
 	if err != nil {
 		t.Fatal(err)

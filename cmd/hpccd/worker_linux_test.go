@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -154,9 +155,6 @@ memory = "1GiB"
 `, certOf["w1"].CertFile, certOf["w1"].KeyFile, state, schedulerAddr, caFile, filepath.Join(dir, "w1.credential"), dir, images))
 	wc, err := config.LoadWorker()
 	must(err)
-	// Ports are known once they are taken, the settings before that.
-	wc.Listen, wc.HTTPListen = freePort(t), freePort(t)
-	wc.Advertise = wc.Listen
 	sockets, err := os.MkdirTemp("", "vm")
 	must(err)
 	t.Cleanup(func() { os.RemoveAll(sockets) })
@@ -165,13 +163,21 @@ memory = "1GiB"
 	working, stopWork := context.WithCancel(ctx)
 	compiling := make(chan string, 1)
 	worked := make(chan error, 1)
-	go func() {
-		worked <- runWorker(working, wc, makeRuntime, nil, slog.New(slog.DiscardHandler), func(grpc, _ string) { compiling <- grpc })
-	}()
-	select {
-	case <-compiling:
-	case err := <-worked:
-		t.Fatal(err)
+	for started := false; !started; {
+		// Ports are known once they are taken, the settings before that.
+		wc.Listen, wc.HTTPListen = freePorts(t)
+		wc.Advertise = wc.Listen
+		go func() {
+			worked <- runWorker(working, wc, makeRuntime, nil, slog.New(slog.DiscardHandler), func(grpc, _ string) { compiling <- grpc })
+		}()
+		select {
+		case <-compiling:
+			started = true
+		case err := <-worked:
+			if !errors.Is(err, syscall.EADDRINUSE) { // another program was faster
+				t.Fatal(err)
+			}
+		}
 	}
 	p := &pair{
 		dir: dir, state: state, scheduler: schedulerAddr, ca: caFile, alice: alice, worker: wc, machines: machines,
@@ -329,13 +335,18 @@ func TestWorker(t *testing.T) {
 	}
 }
 
-// freePort is an address that nobody listened on a moment ago.
-func freePort(t *testing.T) string {
+// freePorts are two addresses that nobody else listened on a moment ago.
+func freePorts(t *testing.T) (one, other string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
 	}
-	defer l.Close()
-	return l.Addr().String()
+	a, b := listen(), listen()
+	defer a.Close()
+	defer b.Close()
+	return a.Addr().String(), b.Addr().String()
 }

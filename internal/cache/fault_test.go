@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -338,7 +339,8 @@ func TestDeletedUnderWay(t *testing.T) {
 	clean(t, c)
 }
 
-// writeForever is a process that stores results until it is killed.
+// writeForever is a process that stores results until it is killed. It says so on
+// stdout once the first is there.
 func writeForever(dir string) {
 	c, err := cache.Open(cache.Options{Dir: dir, MaxBytes: 3_000_000})
 	if err != nil {
@@ -348,7 +350,8 @@ func writeForever(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	for r := rand.New(rand.NewPCG(seed, 0)); ; {
+	r := rand.New(rand.NewPCG(seed, 0))
+	for i := 0; ; i++ {
 		n := r.Uint64N(1000)
 		d, err := c.PutBlob(text(n, 20_000))
 		if err != nil {
@@ -365,6 +368,11 @@ func writeForever(dir string) {
 		if _, err := addCandidate(c, digest.Key{byte(n % 4)}, key); err != nil {
 			panic(err)
 		}
+		if i == 0 {
+			if _, err := os.Stdout.WriteString("\n"); err != nil {
+				panic(err)
+			}
+		}
 	}
 }
 
@@ -378,19 +386,27 @@ func TestKilledWriters(t *testing.T) {
 	dir := t.TempDir()
 	for round := range 15 {
 		var writers []*exec.Cmd
+		var written []io.Reader
 		for i := range 2 {
 			cmd := exec.Command(self)
 			cmd.Env = append(os.Environ(), "HPCC_TEST_WRITER="+dir, "HPCC_TEST_SEED="+strconv.Itoa(2*round+i))
 			cmd.Stderr = os.Stderr
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			writers = append(writers, cmd)
+			writers, written = append(writers, cmd), append(written, out)
 		}
-		for _, cmd := range writers {
-			time.Sleep(10*time.Millisecond + rand.N(60*time.Millisecond))
-			if err := cmd.Process.Kill(); err != nil {
+		for i, cmd := range writers {
+			if _, err := io.ReadFull(written[i], make([]byte, 1)); err != nil {
 				t.Errorf("the writer ended by itself: %v", err)
+			}
+			time.Sleep(rand.N(60 * time.Millisecond))
+			if err := cmd.Process.Kill(); err != nil {
+				t.Error(err)
 			}
 			_ = cmd.Wait()
 		}
