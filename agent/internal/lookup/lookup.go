@@ -140,6 +140,46 @@ func (r *Recorder) walk(tid uint32, base, p string, follow bool) {
 		base = "/"
 	}
 	follow = follow || asksForDir(p)
+	if !r.direct(base, p, follow) {
+		r.step(tid, base, p, follow)
+	}
+}
+
+// direct is walk for a name below the roots that no link and no ".." leads to:
+// nothing but that name is to be noted, and the kernel can be asked for it at once.
+// It does nothing, and returns false, where that is not so.
+func (r *Recorder) direct(base, p string, follow bool) bool {
+	if strings.Contains(p, "..") {
+		return false
+	}
+	full := p
+	if p[0] != '/' {
+		full = path.Join(base, p)
+	} else if r.below(p) {
+		full = path.Clean(p)
+	}
+	if full == base || !r.below(full) {
+		return false
+	}
+	fd, err := openPath(r.root, full, unix.RESOLVE_NO_SYMLINKS)
+	if err == unix.ENOENT {
+		r.note(full, Absent)
+		return true
+	} else if err != nil {
+		// ELOOP: a link on the way. ENOTDIR: something else, which is to be noted.
+		return false
+	}
+	defer unix.Close(fd)
+	e, _, err := entryOf(fd)
+	if err != nil || e.found == Symlink && follow {
+		return false
+	}
+	r.note(full, e.found)
+	return true
+}
+
+// step is walk name by name.
+func (r *Recorder) step(tid uint32, base, p string, follow bool) {
 	cur, rest := base, split(p)
 	last := Directory // what cur is
 	for links := 0; len(rest) > 0; {
@@ -240,21 +280,31 @@ func (r *Recorder) sealed(dir string) bool { return dir == "/" || r.fixed[dir].s
 // job can put a link in the way. An error says that the kernel does not tell,
 // which is not that nothing is there.
 func lookAt(root int, p string) (entry, unix.Stat_t, error) {
-	var st unix.Stat_t
-	name := p[1:]
-	if name == "" {
-		name = "."
-	}
-	fd, err := unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := openPath(root, p, 0)
 	switch err {
 	case nil:
 	// ESRCH: of a process that has ended, in /proc.
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.ESRCH:
-		return entry{found: Absent}, st, nil
+		return entry{found: Absent}, unix.Stat_t{}, nil
 	default:
-		return entry{found: Absent}, st, err
+		return entry{found: Absent}, unix.Stat_t{}, err
 	}
 	defer unix.Close(fd)
+	return entryOf(fd)
+}
+
+// openPath opens p, whatever it is, as an O_PATH descriptor, without leaving root.
+func openPath(root int, p string, resolve uint64) (int, error) {
+	name := p[1:]
+	if name == "" {
+		name = "."
+	}
+	return unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | resolve})
+}
+
+// entryOf says what an O_PATH descriptor is of.
+func entryOf(fd int) (entry, unix.Stat_t, error) {
+	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return entry{found: Absent}, st, err
 	}

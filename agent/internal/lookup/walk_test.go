@@ -421,3 +421,66 @@ func FuzzWalk(f *testing.F) {
 		}
 	})
 }
+
+// A name that is asked for at once is noted as if it was walked name by name, in
+// the job's first look at it and in all later ones.
+func TestDirect(t *testing.T) {
+	_, root := tree(t, world...)
+	names := []string{
+		"", ".", "..", "w", "wx", "usr", "inc", "in", "d", "e", "f", "link", "abs", "up", "dangling", "loop", "a", "b", "out", "slash",
+		"dot", "file", "back", "\xff\xfe", "far", "none", "x..y", "i.h", strings.Repeat("x", 256),
+	}
+	rnd := rand.New(rand.NewPCG(7, 1))
+	both, steps := recorder(root, &memory{}), recorder(root, &memory{})
+	direct := 0
+	for i := range 20000 {
+		if i%20 == 0 {
+			both, steps = recorder(root, &memory{}), recorder(root, &memory{})
+		}
+		parts := make([]string, rnd.IntN(5)+1)
+		for k := range parts {
+			parts[k] = names[rnd.IntN(len(names))]
+		}
+		base := []string{"/", "/w", "/w/d", "/w/d/e", "/usr"}[rnd.IntN(5)]
+		p, follow := strings.Join(parts, "/"), rnd.IntN(2) == 0
+		if p == "" {
+			continue
+		}
+		before := len(both.all)
+		both.walk(1, base, p, follow)
+		if p[0] == '/' {
+			base = "/"
+		}
+		steps.step(1, base, p, follow || asksForDir(p))
+		if got, want := say(both.all), say(steps.all); got != want {
+			t.Fatalf("%q from %s, %v: %s\nwant %s", p, base, follow, got, want)
+		}
+		if len(both.all) > before && len(both.fixed) == 0 {
+			direct++
+		}
+	}
+	if direct == 0 {
+		t.Error("nothing was asked for at once")
+	}
+}
+
+// BenchmarkBelow is one job's look-ups of 100 headers along 6 directories of its
+// project.
+func BenchmarkBelow(b *testing.B) {
+	const dirs, headers = 6, 100
+	names := make([]string, 0, headers)
+	for i := range headers {
+		names = append(names, fmt.Sprintf("/w/project/deps/d%d/h%d.h", i%dirs, i))
+	}
+	_, root := tree(b, names...)
+	r := recorder(root, &memory{})
+	for b.Loop() {
+		r = recorder(root, &memory{})
+		for i := range headers {
+			for d := range i%dirs + 1 {
+				r.walk(1, "/w/project", fmt.Sprintf("deps/d%d/h%d.h", d, i), true)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(r.all)), "ns/name")
+}
