@@ -1,11 +1,10 @@
-package shared_test
+package shared
 
 import (
 	"slices"
 	"testing"
 
 	"hpcc.dev/hpcc/internal/action"
-	"hpcc.dev/hpcc/internal/shared"
 )
 
 func TestDoubt(t *testing.T) {
@@ -21,7 +20,7 @@ func TestDoubt(t *testing.T) {
 		looked = append(looked, c.StdioContext)
 		return c.StdioContext[0] == 'y'
 	}
-	var doubt shared.Doubt
+	var doubt Doubt
 	ask := func(m *action.Manifest, right string) {
 		for c := range doubt.Candidates(m, holds) {
 			asked = append(asked, c.StdioContext)

@@ -2,156 +2,18 @@ package shared
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/digest"
-	"hpcc.dev/hpcc/internal/leaktest"
 	"hpcc.dev/hpcc/internal/store"
 )
-
-func TestMain(m *testing.M) {
-	// Made in a bubble of synctest, they could not be used outside of it.
-	appendPart(nil, make([]byte, worthwhile))
-	decoder()
-	os.Exit(leaktest.Run(m))
-}
-
-// patience is what a test waits for what must happen, on a loaded machine too.
-const patience = 2 * time.Minute
-
-func withPatience(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// newCache makes a Cache that is closed when the test ends.
-func newCache(t testing.TB, opt Options) *Cache {
-	t.Helper()
-	c, err := New(opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := c.Close(ctx); err != nil {
-			t.Errorf("closing: %v", err)
-		}
-	})
-	return c
-}
-
-func drain(t testing.TB, c *Cache) {
-	t.Helper()
-	if err := c.Drain(withPatience(t)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tierOf(s store.Store) []Tier { return []Tier{{Name: "far", Store: s, Write: true}} }
-
-// trustFileOf writes a file of trusted keys.
-func trustOf(t testing.TB, workersOnly bool, lines ...string) *Trust {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "trusted")
-	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	trust, err := ReadTrust(file, workersOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return trust
-}
-
-// records keeps what was logged.
-type records struct {
-	slog.Handler
-	mu   sync.Mutex
-	list []string
-}
-
-func (r *records) Enabled(context.Context, slog.Level) bool { return true }
-func (r *records) WithAttrs([]slog.Attr) slog.Handler       { return r }
-func (r *records) Handle(_ context.Context, rec slog.Record) error {
-	line := rec.Message
-	rec.Attrs(func(a slog.Attr) bool {
-		line += " " + a.String()
-		return true
-	})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.list = append(r.list, line)
-	return nil
-}
-
-func (r *records) of(text string) (n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, line := range r.list {
-		if strings.Contains(line, text) {
-			n++
-		}
-	}
-	return n
-}
-
-// put is what must succeed.
-func put(t testing.TB, s store.Store, name string, body []byte) {
-	t.Helper()
-	if _, err := s.Put(withPatience(t), name, body, store.Condition{}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func get(t testing.TB, s store.Store, name string) []byte {
-	t.Helper()
-	o, err := s.Get(withPatience(t), name, store.MaxObject)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o.Body
-}
-
-// same fails unless f is the entry with its blobs.
-func same(t testing.TB, f *Fetched, e *action.Entry, blobs map[digest.Digest][]byte) {
-	t.Helper()
-	if f == nil {
-		t.Fatal("a miss")
-	}
-	key := e.Action.Key()
-	want, err := action.EncodeEntry(key, e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := action.EncodeEntry(key, f.Entry); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("another entry: %v", err)
-	}
-	if len(f.Blobs) != len(blobs) {
-		t.Errorf("%d blobs, want %d", len(f.Blobs), len(blobs))
-	}
-	for d, b := range blobs {
-		if !bytes.Equal(f.Blobs[d], b) {
-			t.Errorf("blob %s is another", d)
-		}
-	}
-}
 
 // bomb is a frame of zstd that holds size zeros, or says that it holds as many as
 // claimed.
@@ -499,64 +361,4 @@ func FuzzManifest(f *testing.F) {
 			t.Errorf("no reason: %v", err)
 		}
 	})
-}
-
-func FuzzName(f *testing.F) {
-	k := digest.NewKey("k").Sum()
-	for _, name := range []string{ManifestName("default", k), ResultName("a.b", k), BlobName("0", digest.Of(nil)), CcacheName("t", [CcacheKeySize]byte{7}), "default/usage"} {
-		f.Add(name)
-	}
-	f.Fuzz(func(t *testing.T, name string) {
-		tenant, kind, key, ok := ParseName(name)
-		if !ok {
-			return
-		}
-		var again string
-		switch kind {
-		case KindManifest:
-			again = ManifestName(tenant, key)
-		case KindResult:
-			again = ResultName(tenant, key)
-		case KindBlob:
-			of, d, ok := ParseBlob(name)
-			if !ok || of != tenant || d.Sum() != key {
-				t.Errorf("%q is no blob's", name)
-			}
-			again = BlobName(tenant, d)
-		case KindCcache:
-			again = CcacheName(tenant, [CcacheKeySize]byte(key[:]))
-		}
-		if again != name {
-			t.Errorf("%q was parsed as %q", name, again)
-		}
-		if err := store.CheckName(name); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func TestNames(t *testing.T) {
-	k := digest.NewKey("k").Sum()
-	for _, bad := range []string{"", "a/b", "-a", "A", "a b", strings.Repeat("a", 64), ".", ".a", "ä"} {
-		if CheckTenant(bad) == nil {
-			t.Errorf("%q is a tenant", bad)
-		}
-		if _, err := New(Options{Tenant: bad}); bad != "" && !errors.Is(err, ErrTenant) {
-			t.Errorf("%q: %v", bad, err)
-		}
-		if _, _, _, ok := ParseName(ResultName(bad, k)); ok {
-			t.Errorf("a name of tenant %q", bad)
-		}
-	}
-	good := BlobName("default", digest.Of([]byte("x")))
-	for _, bad := range []string{
-		"default/blob/" + k.String(), good + "0x", strings.TrimSuffix(good, "-1"), good[:len(good)-1] + "01", good[:len(good)-1] + "-1", good + "/x", "/" + good,
-		ManifestName("default", k) + "-1", strings.Replace(ResultName("default", k), "/result/", "/results/", 1),
-		fmt.Sprintf("default/result/zz/%s", k), strings.ToUpper(ResultName("default", k)),
-		strings.Replace(ResultName("default", k), "/result/", "/ccache/", 1), CcacheName("default", [CcacheKeySize]byte{}) + "00",
-	} {
-		if _, _, _, ok := ParseName(bad); ok {
-			t.Errorf("%q was parsed", bad)
-		}
-	}
 }
