@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hpcc.dev/hpcc/internal/config"
 	"hpcc.dev/hpcc/internal/shared"
 	"hpcc.dev/hpcc/internal/store"
 )
@@ -221,48 +220,4 @@ func (a *app) printStat(x *cacheStat) error {
 		t.row("", "foreign", strconv.FormatInt(x.Foreign, 10), a.size(x.ForeignBytes))
 	}
 	return t.flush()
-}
-
-// line shows any text after what the progress is of.
-func (p *progress) line(text string) {
-	if !p.a.stderrTerminal || time.Since(p.last) < 500*time.Millisecond {
-		return
-	}
-	p.last = time.Now()
-	line := fmt.Sprintf("hpcc: %s %s", p.what, text)
-	p.width = max(p.width, len(line))
-	fmt.Fprintf(p.a.stderr, "\r%-*s", p.width, line)
-}
-
-// objects shows a number of objects.
-func (p *progress) objects(n int64) { p.line(strconv.FormatInt(n, 10) + " objects") }
-
-// filled is a bar that is full.
-const filled = "########################"
-
-// bar shows how much of a total is done, of which text says what it is.
-func (p *progress) bar(done, total int64, text string) {
-	total = max(total, done, 1)
-	p.line(fmt.Sprintf("[%-*s] %d %%, %s", len(filled), filled[:int(float64(done)/float64(total)*float64(len(filled)))], int(float64(done)/float64(total)*100), text))
-}
-
-// count counts what work over a whole store will go through, where progress is shown.
-func (p *progress) count(ctx context.Context, s store.Store, tenant string) (objects, bytes int64, err error) {
-	if !p.a.stderrTerminal {
-		return 0, 0, nil
-	}
-	what := p.what
-	p.what = "listed"
-	m, err := shared.Measure(ctx, s, tenant, p.objects)
-	p.what = what
-	for _, t := range m.Totals {
-		objects += t.Objects
-		bytes += t.Bytes
-	}
-	return objects, bytes, err
-}
-
-// ofBytes says how many bytes are done, for people.
-func ofBytes(done, total int64) string {
-	return config.HumanSize(done) + " of " + config.HumanSize(max(total, done))
 }

@@ -7,12 +7,10 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"hpcc.dev/hpcc/internal/cache"
-	"hpcc.dev/hpcc/internal/config"
 )
 
 func (a *app) newFsck() *cobra.Command {
@@ -101,35 +99,4 @@ func (a *app) printFsck(r *cache.FsckReport, repair bool) error {
 		t.row(p.What, p.Path, p.Detail)
 	}
 	return t.flush()
-}
-
-// progress is a line on a terminal that changes with the work.
-type progress struct {
-	a     *app
-	what  string
-	last  time.Time
-	width int // of the longest line so far
-}
-
-func (a *app) newProgress(what string) *progress {
-	return &progress{a: a, what: what, last: time.Now()}
-}
-
-// show says how far the work is: each half second, so that short work shows
-// nothing.
-func (p *progress) show(bytes int64) {
-	if !p.a.stderrTerminal || time.Since(p.last) < 500*time.Millisecond {
-		return
-	}
-	p.last = time.Now()
-	line := fmt.Sprintf("hpcc: %s %s", p.what, config.HumanSize(bytes))
-	p.width = max(p.width, len(line))
-	fmt.Fprintf(p.a.stderr, "\r%-*s", p.width, line)
-}
-
-// end takes the line away.
-func (p *progress) end() {
-	if p.width > 0 {
-		fmt.Fprintf(p.a.stderr, "\r%*s\r", p.width, "")
-	}
 }
