@@ -370,7 +370,7 @@ func TestRecord(t *testing.T) {
 
 // The bytes of an image are the same for every build of hpcc: else root hashes
 // that were recorded no longer hold. If this fails since the writer of the file
-// system has changed, count up format in store.go.
+// system has changed, count up format in record.go.
 func TestGolden(t *testing.T) {
 	const want = "13c48348c5c1a9eb32eee1132f5820a7a82d2e3ffc9a1316288ab97171d968cf"
 	m := imageFor(Platform{OS: "linux", Architecture: "amd64"}, features()...)
