@@ -4,10 +4,11 @@
 // It starts once per compile: what may be linked into it, and how large it may
 // become, is tested in this directory.
 //
-// The settings below keep the Go runtime from reading the cgroup's CPU limit
-// at start: hpcc does one thing at a time.
+// The setting below saves the Go runtime a goroutine that would look once a
+// second whether the cgroup's CPU limit has changed. The limit itself is read
+// all the same: with containermaxprocs=0 as well, for a counter, and that costs
+// more than obeying it.
 //
-//go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 package main
 
