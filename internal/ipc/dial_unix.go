@@ -14,13 +14,50 @@ import (
 // this user: a name or a port that the daemon left behind and another took.
 var ErrForeignPeer = errors.New("the peer belongs to another user")
 
+// Client is a conversation with the daemon, and all the memory that it needs. The
+// zero Client is ready for ReadEndpoint and Dial. It is for one conversation, and
+// not to be copied.
+//
+// A wrapper has one in its program's zeroed data. In a process this short memory
+// costs by the page that is touched for the first time, and an object on the heap
+// that is the first of its size has two of its own, and a span to be set up: some
+// 5 us, of 1 ms for the whole hit.
+type Client struct {
+	Conn
+	fd         fdStream
+	socketAddr unix.SockaddrUnix
+	portAddr   unix.SockaddrInet4
+	file       [maxEndpointFile]byte
+	buffers    [inSize + outSize]byte // last, as the end of it is seldom touched
+}
+
+// Sizes of a connection's first buffers, in bytes. A call with some fifty
+// include directories fits, and so does a hit without warnings.
+const (
+	inSize  = 512
+	outSize = 3 << 10
+)
+
+// ReadEndpoint is the function ReadEndpoint.
+func (c *Client) ReadEndpoint(dir string) (Endpoint, error) {
+	return readEndpoint(dir, c.file[:])
+}
+
+// Dial is Client.Dial for a new Client.
+func Dial(e *Endpoint, timeout time.Duration) (*Conn, error) {
+	c := new(Client)
+	if err := c.Dial(e, timeout); err != nil {
+		return nil, err
+	}
+	return &c.Conn, nil
+}
+
 // Dial connects to the daemon and has made sure, when it returns, that the
 // peer is a process of this user. The Unix socket is preferred: it is faster
 // and its peer is known. Each later wait for the peer, to read or to write, is
 // bounded by timeout (ErrTimeout); 0 is no bound. Any other error means that
 // nobody listens, or the wrong one.
-func Dial(e *Endpoint, timeout time.Duration) (*Conn, error) {
-	c := new(clientConn)
+func (c *Client) Dial(e *Endpoint, timeout time.Duration) error {
 	err := errors.New("no address")
 	if e.Socket != "" {
 		c.socketAddr.Name = e.Socket
@@ -37,38 +74,20 @@ func Dial(e *Endpoint, timeout time.Duration) (*Conn, error) {
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.Conn = Conn{
 		reader: &c.fd, writer: &c.fd, closer: &c.fd, fd: int(c.fd),
 		maxSend: MaxClientFrame, maxFirst: MaxServerFrame, maxNext: MaxServerFrame,
 		in: c.buffers[:0:inSize], out: c.buffers[inSize:inSize],
 	}
-	return &c.Conn, nil
-}
-
-// Sizes of a connection's first buffers, in bytes. A call with some fifty
-// include directories fits, and so does a hit without warnings.
-const (
-	inSize  = 512
-	outSize = 3 << 10
-)
-
-// clientConn is all that a conversation needs, in one allocation. In a process
-// this short an allocation costs by the page that it is the first to touch,
-// and each size has a page of its own: some 5 us, of 1 ms for the whole hit.
-type clientConn struct {
-	Conn
-	fd         fdStream
-	socketAddr unix.SockaddrUnix
-	portAddr   unix.SockaddrInet4
-	buffers    [inSize + outSize]byte
+	return nil
 }
 
 // dial connects c.fd to addr. It uses a plain blocking socket with the
 // kernel's own time limits: package net would start the poller and its threads
 // for one round trip.
-func (c *clientConn) dial(family int, addr unix.Sockaddr, timeout time.Duration) error {
+func (c *Client) dial(family int, addr unix.Sockaddr, timeout time.Duration) error {
 	fd, err := streamSocket(family)
 	if err != nil {
 		return err
@@ -97,7 +116,7 @@ func (c *clientConn) dial(family int, addr unix.Sockaddr, timeout time.Duration)
 
 // checkPeer closes the connection unless uid, if it could be found out, is
 // this user's.
-func (c *clientConn) checkPeer(uid int, err error) error {
+func (c *Client) checkPeer(uid int, err error) error {
 	if err == nil && uid != unix.Geteuid() {
 		err = ErrForeignPeer
 	}

@@ -81,9 +81,13 @@ func WithdrawEndpoint(dir string, token []byte) error {
 // published itself, ErrUnsafeEndpoint if the file is not private, and another
 // if it is damaged.
 func ReadEndpoint(dir string) (Endpoint, error) {
+	return readEndpoint(dir, make([]byte, maxEndpointFile))
+}
+
+// readEndpoint is ReadEndpoint with buf, of maxEndpointFile bytes, for the text.
+func readEndpoint(dir string, buf []byte) (Endpoint, error) {
 	path := dir + string(filepath.Separator) + EndpointFile
-	var buf [maxEndpointFile]byte
-	n, err := readPrivate(path, buf[:])
+	n, err := readPrivate(path, buf)
 	if err != nil {
 		return Endpoint{}, &fs.PathError{Op: "read", Path: path, Err: err}
 	}

@@ -21,6 +21,10 @@ import (
 // it.
 const defaultTimeout = 5 * time.Second
 
+// process is the one call of a wrapper's process. It is a variable of the package
+// for the sake of its memory: see ipc.Client.
+var process call
+
 // Main is the program hpcc. It returns the exit code, if it did not become
 // another program on the way.
 func Main() int {
@@ -33,8 +37,8 @@ func Main() int {
 		complain("no compiler given; for example: hpcc wrap gcc -c hello.c")
 		return 2
 	}
-	c := &call{args: args, show: mode == modeShow}
-	c.environ = environ
+	c := &process
+	c.args, c.show, c.environ = args, mode == modeShow, environ
 	cwd, cwdErr := getwd()
 	if cwdErr != nil {
 		cwd = "/" // nothing relative will be found, and nothing cached
@@ -72,7 +76,8 @@ type call struct {
 	// have one; only the settings know, and this program does not read them.
 	missing error
 
-	// Parts of the conversation, here for the same reason as in Runner.
+	// The conversation, here for the same reason as its parts are in Runner.
+	daemon ipc.Client
 	hello  ipcv1.Hello
 	client ipcv1.ClientMessage
 	server ipcv1.ServerMessage
@@ -84,7 +89,7 @@ func (c *call) cached() int {
 	if c.config, err = ipc.ConfigDir(c.environ.get); err != nil {
 		return c.oneShot()
 	}
-	endpoint, err := ipc.ReadEndpoint(c.config)
+	endpoint, err := c.daemon.ReadEndpoint(c.config)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return c.oneShot() // no daemon is wanted, so nothing is amiss
@@ -94,7 +99,7 @@ func (c *call) cached() int {
 	case c.isHung(endpoint.Pid):
 		return c.oneShot()
 	}
-	conn, err := ipc.Dial(&endpoint, c.timeout())
+	err = c.daemon.Dial(&endpoint, c.timeout())
 	switch {
 	case err == ipc.ErrTimeout:
 		return c.hung(endpoint.Pid)
@@ -105,7 +110,7 @@ func (c *call) cached() int {
 		c.note(noteStale, "the daemon is not running any more; compiling without it, "+restartHint)
 		return c.oneShot()
 	}
-	return c.converse(conn, &endpoint)
+	return c.converse(&c.daemon.Conn, &endpoint)
 }
 
 const restartHint = "restart it with: hpcc start"
@@ -231,8 +236,11 @@ func (c *call) hung(pid int) int {
 }
 
 func (c *call) timeout() time.Duration {
-	if d, err := time.ParseDuration(c.environ.get("HPCC_DAEMON_TIMEOUT")); err == nil && d > 0 {
-		return d
+	// Nothing is not parsed: it would make an error with a text of its own.
+	if text := c.environ.get("HPCC_DAEMON_TIMEOUT"); text != "" {
+		if d, err := time.ParseDuration(text); err == nil && d > 0 {
+			return d
+		}
 	}
 	return defaultTimeout
 }

@@ -30,10 +30,11 @@ type Runner struct {
 
 	// The request's parts are here, and not each by itself, because what an
 	// allocation costs so short a process is the first touch of a page: see
-	// ipc.Dial.
+	// ipc.Client.
 	compile         ipcv1.Compile
 	place           ipcv1.Place
 	ins, outs, errs ipcv1.Terminal
+	env             [16]string // as many as most calls send
 
 	killed *ipcv1.Ran // the compile that a signal ended, and this process with it
 }
@@ -92,7 +93,7 @@ func (r *Runner) request(args []string, cwd string) *ipcv1.Compile {
 		Args:     args,
 		Compiler: r.compiler,
 		Cwd:      cwd,
-		Env:      env.Select(r.environ),
+		Env:      env.AppendSelected(r.env[:0], r.environ),
 		Umask:    uint32(umask),
 		Place:    &r.place,
 		Stdout:   &r.outs,

@@ -119,8 +119,10 @@ func Roles(name string) Role {
 
 // Select keeps of environ (NAME=value strings) what the daemon is to know, in
 // the order given: what compilers read, and hpcc's own settings.
-func Select(environ []string) []string {
-	var selected []string
+func Select(environ []string) []string { return AppendSelected(nil, environ) }
+
+// AppendSelected appends to selected what Select keeps of environ.
+func AppendSelected(selected, environ []string) []string {
 	for _, e := range environ {
 		name, _, ok := strings.Cut(e, "=")
 		if ok && (Roles(name)&^Ignore != 0 || strings.HasPrefix(name, "HPCC_")) {

@@ -202,6 +202,12 @@ func TestSelect(t *testing.T) {
 	if want := []string{"PATH=/bin", "LANG=C", "CPATH=", "GCC_COMPARE_DEBUG=1"}; !slices.Equal(got, want) {
 		t.Errorf("Select gives %q, want %q", got, want)
 	}
+	// Into an array that is too short, too.
+	var room [1]string
+	got = AppendSelected(room[:0], []string{"EDITOR=vi", "PATH=/bin", "HPCC_ROOT=/w"})
+	if want := []string{"PATH=/bin", "HPCC_ROOT=/w"}; !slices.Equal(got, want) || room[0] != want[0] {
+		t.Errorf("AppendSelected gives %q, want %q", got, want)
+	}
 }
 
 func BenchmarkSelect(b *testing.B) {
