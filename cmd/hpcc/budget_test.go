@@ -64,7 +64,7 @@ func TestDependencies(t *testing.T) {
 	want := strings.Fields(string(b))
 	for _, pkg := range got {
 		if !slices.Contains(want, pkg) {
-			t.Errorf("hpcc now links %s; do without it, or measure its start (go test -bench . ./cmd/hpcc) and add it to %s", pkg, file)
+			t.Errorf("hpcc now links %s; do without it, or measure its start (bench/run start) and add it to %s", pkg, file)
 		}
 	}
 	for _, pkg := range want {

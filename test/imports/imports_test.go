@@ -118,6 +118,7 @@ const graph = `
 	test/tiers:
 	test/chain:           internal/agentapi internal/audit internal/auth internal/config internal/digest internal/shared internal/tiers internal/vm internal/vm/vmtest internal/worker
 	bench/measure:
+	bench/start:          bench/measure internal/ipc proto/hpcc/ipc/v1
 	bench/s3:             bench/measure internal/shared test/s3
 	bench/remote:         bench/measure internal/audit test/chain
 `
