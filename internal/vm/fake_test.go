@@ -31,7 +31,7 @@ type fakeMachine struct {
 	fake  *fake
 	spec  Spec
 	done  chan struct{}
-	begin sync.Once // of the end
+	begin sync.Once // of the end; held for no time
 	err   error
 	over  time.Time
 }
@@ -139,13 +139,20 @@ func (m *fakeMachine) Err() error {
 // crash ends the machine by itself.
 func (m *fakeMachine) crash() { m.finish(ErrCrashed, 0) }
 
+// finish ends the machine as its first caller says, and waits for that.
 func (m *fakeMachine) finish(err error, after time.Duration) {
-	m.begin.Do(func() {
-		time.Sleep(after)
-		m.err, m.over = err, time.Now()
-		m.fake.forget(m.spec.ID)
-		close(m.done)
-	})
+	first := false
+	m.begin.Do(func() { first = true })
+	if !first {
+		// Not for the Once: who waits for a mutex stops a bubble's clock, and
+		// with it the sleep of who holds it.
+		<-m.done
+		return
+	}
+	time.Sleep(after)
+	m.err, m.over = err, time.Now()
+	m.fake.forget(m.spec.ID)
+	close(m.done)
 }
 
 func (m *fakeMachine) Stop(ctx context.Context) error {
@@ -166,7 +173,6 @@ func (m *fakeMachine) Stop(ctx context.Context) error {
 
 func (m *fakeMachine) Kill() error {
 	m.finish(nil, time.Millisecond)
-	<-m.done
 	return nil
 }
 

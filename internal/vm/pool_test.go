@@ -16,6 +16,25 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
 
+// Who ends a machine while another does waits without stopping the bubble's clock.
+func TestFakeEndsTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		m, err := f.Start(t.Context(), Spec{ID: "m", Tenant: "a", Rootfs: Rootfs{Path: "/"}, VCPUs: 1, MemoryMiB: 512})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() { _ = m.Kill() })
+		synctest.Wait()
+		both.Go(m.(*fakeMachine).crash)
+		both.Wait()
+		if !ended(m) || m.Err() != nil {
+			t.Errorf("ended %v: %v", ended(m), m.Err())
+		}
+	})
+}
+
 // pool tests one pool in a bubble of time. Places is how many machines fit, of
 // two leases each.
 func pool(t *testing.T, places int, test func(t *testing.T, p *Pool, f *fake)) {
