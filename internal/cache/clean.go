@@ -163,6 +163,7 @@ type CleanOptions struct {
 // CleanReport says what Clean removed, and what it left.
 type CleanReport struct {
 	RemovedFiles, RemovedBytes int64
+	RemovedEntries             int64 // of RemovedFiles
 	Left                       Usage
 }
 
@@ -194,6 +195,9 @@ func (c *Disk) Clean(ctx context.Context, opt CleanOptions) (CleanReport, error)
 			return held.add(f)
 		}
 		report.RemovedFiles++
+		if f.kind == KindEntry {
+			report.RemovedEntries++
+		}
 		report.RemovedBytes += f.size
 		return nil
 	})

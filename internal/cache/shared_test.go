@@ -250,7 +250,7 @@ func TestClean(t *testing.T) {
 		t.Errorf("nothing asked for: %+v, %v", r, err)
 	}
 	r, err := c.Clean(context.Background(), cache.CleanOptions{OlderThan: 7 * 24 * time.Hour})
-	if err != nil || r.RemovedFiles != 2 || r.Left.Entries != 1 {
+	if err != nil || r.RemovedFiles != 2 || r.RemovedEntries != 1 || r.RemovedBytes <= 0 || r.Left.Entries != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := c.Result(old); !errors.Is(err, cache.ErrNotFound) {
