@@ -105,7 +105,7 @@ func (cl *Client) makePath(withCompilers bool) error {
 func (cl *Client) Env() []string {
 	env := []string{
 		"PATH=" + cl.path, "HOME=" + cl.Dir, "HPCC_CONFIG_DIR=" + cl.Dir, "HPCC_CACHE_DIR=" + cl.Dir + "/cache", "LC_ALL=C.UTF-8",
-		"HPCC_STATS_LOG=" + cl.Dir + "/stats.jsonl",
+		"HPCC_STATS_LOG=" + cl.Dir + "/stats.jsonl", "HPCC_DAEMON_TIMEOUT=1m",
 	}
 	for _, kv := range os.Environ() {
 		if strings.HasPrefix(kv, "SOURCE_DATE_EPOCH=") || strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "TMPDIR=") {

@@ -114,11 +114,11 @@ func cancelled(t *testing.T, cl *Client, marker string) time.Duration {
 	if err := build.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the compile begins", time.Minute, func() bool { return len(compilersOf(marker+".c")) > 0 })
+	await(t, "the compile begins", 5*time.Minute, func() bool { return len(compilersOf(marker+".c")) > 0 })
 	if err := syscall.Kill(-build.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	took := await(t, "the compile ends", 30*time.Second, func() bool { return len(compilersOf(marker+".c")) == 0 })
+	took := await(t, "the compile ends", 2*time.Minute, func() bool { return len(compilersOf(marker+".c")) == 0 })
 	if err := build.Wait(); err == nil {
 		t.Error("make ended well")
 	}
@@ -141,7 +141,7 @@ func TestMachineCrash(t *testing.T) {
 	if err := build.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the compile begins", time.Minute, func() bool { return len(compilersOf("crashed.c")) > 0 })
+	await(t, "the compile begins", 5*time.Minute, func() bool { return len(compilersOf("crashed.c")) > 0 })
 	agents, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	killed := 0
 	for _, f := range agents {
@@ -184,7 +184,7 @@ func TestWorkerGone(t *testing.T) {
 	if err := build.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the compile begins", time.Minute, func() bool { return len(compilersOf("moved.c")) > 0 })
+	await(t, "the compile begins", 5*time.Minute, func() bool { return len(compilersOf("moved.c")) > 0 })
 	for i := range 2 {
 		if c.Worker(i).Busy() {
 			c.Worker(i).Break()
@@ -234,7 +234,7 @@ func TestSchedulerRestart(t *testing.T) {
 	// Somebody who comes now, too: the worker is known again with its next
 	// heartbeat, and its keys are the old ones.
 	two := newClient(t, c, "two", ClientOptions{})
-	await(t, "a new client is served", time.Minute, func() bool { return compile(two, "new") == nil })
+	await(t, "a new client is served", 5*time.Minute, func() bool { return compile(two, "new") == nil })
 }
 
 // TestWorkersAway: with nobody there the policy decides.

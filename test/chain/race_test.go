@@ -44,7 +44,7 @@ func startRace(t *testing.T, cl *Client, marker string, size int) (r raced) {
 		t.Fatal(err)
 	}
 	r.group, r.wait = build.Process.Pid, build.Wait
-	await(t, "both compilers run\n"+cl.Log(), time.Minute, func() bool {
+	await(t, "both compilers run\n"+cl.Log(), 5*time.Minute, func() bool {
 		r.here, r.there = compilersByPlace(marker+".c", r.dir)
 		return len(r.here) == 1 && len(r.there) == 1
 	})
@@ -89,13 +89,13 @@ func TestRace(t *testing.T) {
 			if here, _ := compilersByPlace(marker+".c", r.dir); len(here) > 0 {
 				t.Errorf("compilers %d go on here", here)
 			}
-			took := await(t, "the machine's compiler ends", 30*time.Second, func() bool { return len(compilersOf(marker+".c")) == 0 })
+			took := await(t, "the machine's compiler ends", 2*time.Minute, func() bool { return len(compilersOf(marker+".c")) == 0 })
 			t.Logf("none runs after %s", took)
 			if left, err := filepath.Glob(temps + "/cc*"); err != nil || len(left) > 0 {
 				t.Errorf("left %q", left)
 			}
 			var s Stats
-			await(t, "the race is counted", time.Minute, func() bool {
+			await(t, "the race is counted", 5*time.Minute, func() bool {
 				var err error
 				s, err = cl.Stats()
 				return err == nil && s.Misses == 1
@@ -130,7 +130,7 @@ func TestRace(t *testing.T) {
 		if err := syscall.Kill(-r.group, syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
-		took := await(t, "both compilers end", 30*time.Second, func() bool { return len(compilersOf("raced_not.c")) == 0 })
+		took := await(t, "both compilers end", 2*time.Minute, func() bool { return len(compilersOf("raced_not.c")) == 0 })
 		t.Logf("none runs after %s", took)
 		if err := r.wait(); err == nil {
 			t.Error("make ended well")

@@ -82,6 +82,7 @@ func (w *world) env(first string) []string {
 	return append(plainEnv(first),
 		"HPCC_CONFIG_DIR="+filepath.Join(w.dir, "config"),
 		"HPCC_CACHE_DIR="+filepath.Join(w.dir, "cache"),
+		"HPCC_DAEMON_TIMEOUT=1m", // a busy machine's daemon is silent for a while
 		"HPCC_STATS_LOG="+w.logFile())
 }
 

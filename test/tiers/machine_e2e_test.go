@@ -159,7 +159,7 @@ func (m *machine) command(dir string, args ...string) *exec.Cmd {
 	cmd.Dir = dir
 	cmd.Env = append([]string{
 		"PATH=" + m.dir + "/links:/usr/bin:/bin", "HOME=" + m.dir, "LC_ALL=C.UTF-8", "TMPDIR=" + os.TempDir(), "PWD=" + dir,
-		"HPCC_CONFIG_DIR=" + m.dir + "/config", "HPCC_CACHE_DIR=" + m.dir + "/cache",
+		"HPCC_CONFIG_DIR=" + m.dir + "/config", "HPCC_CACHE_DIR=" + m.dir + "/cache", "HPCC_DAEMON_TIMEOUT=1m",
 		"SOURCE_DATE_EPOCH=1700000000", // redis stamps its build with the time
 	}, m.env...)
 	return cmd
