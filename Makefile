@@ -83,7 +83,7 @@ guest: setup build
 
 .PHONY: e2e
 e2e: setup build guest
-	go test -tags e2e -p 1 -count=1 -timeout 2h -v ./test/e2e ./test/chain
+	go test -tags e2e -p 1 -count=1 -timeout 4h -v ./test/e2e ./test/chain
 	go test -tags e2e -count=1 -timeout 30m -run TestWorkerPulls -v ./cmd/hpccd
 	go test -tags e2e -count=1 -timeout 2h -v ./test/lab
 	go test -tags e2e -count=1 -timeout 1h -v ./test/s3

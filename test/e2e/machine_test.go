@@ -70,8 +70,8 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := func(t *testing.T, args ...string) {
-		args = append([]string{"-test.timeout=49m"}, args...)
-		lab.RunTests(t, "hpcc.dev/hpcc/internal/vm/firecracker", lab.Job{Files: files, Args: args, Timeout: 50 * time.Minute})
+		args = append([]string{"-test.timeout=79m"}, args...)
+		lab.RunTests(t, "hpcc.dev/hpcc/internal/vm/firecracker", lab.Job{Files: files, Args: args, Timeout: 80 * time.Minute})
 	}
 	if only := os.Getenv("HPCC_LAB_RUN"); only != "" {
 		run(t, "-test.run="+only)

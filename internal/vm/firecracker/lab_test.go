@@ -52,7 +52,7 @@ func input(t testing.TB) given {
 }
 
 func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -139,7 +139,7 @@ func speaks(t testing.TB, m vm.Machine, word string) {
 func trick(t testing.TB, m vm.Machine, argv ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	_, err := m.Client().Exec(ctx, agentapi.Job{Argv: argv, Cwd: "/"}, nil, agentapi.Sinks{Stdout: &out})
 	return out.String(), err
