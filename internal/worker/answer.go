@@ -29,7 +29,10 @@ type answer struct {
 	// stored says that there is a result, or that there will be one once the
 	// client has accepted.
 	stored bool
+	// row is a run's, and fitted waits until it can be appended; both are for
+	// appendOwn.
 	row    *audit.Row
+	fitted func() error
 	// tier is the shared cache that had the result, and signer whose it is.
 	tier, signer string
 }

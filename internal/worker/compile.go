@@ -199,8 +199,7 @@ func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
 	defer a.close()
 	if failed != nil {
 		c.count(outcomeError)
-		a.row.Error = audit.Clip(failed.Error())
-		if _, err := c.append(a.row); err != nil {
+		if _, err := c.appendOwn(a, func(r *audit.Row) { r.Error = audit.Clip(failed.Error()) }); err != nil {
 			return nil, err
 		}
 		return nil, failed
@@ -208,7 +207,7 @@ func (c *compile) attempt(j *checked) (again *workerv1.Job, err error) {
 	accepted, again, err := c.offer(a)
 	if err != nil || again != nil {
 		c.count(outcomeUnaccepted)
-		if _, failed := c.append(a.row); err == nil {
+		if _, failed := c.appendOwn(a, nil); err == nil {
 			err = failed
 		}
 		return again, err
@@ -260,8 +259,7 @@ func (c *compile) offer(a *answer) (*workerv1.Accept, *workerv1.Job, error) {
 
 // deliver makes a run's row durable, and then hands its outputs out.
 func (c *compile) deliver(a *answer, accepted *workerv1.Accept) error {
-	a.row.Accepted = true
-	row, err := c.append(a.row)
+	row, err := c.appendOwn(a, func(r *audit.Row) { r.Accepted = true })
 	if err != nil {
 		return err
 	}

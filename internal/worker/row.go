@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -88,11 +89,33 @@ func (c *compile) appendHit(j *checked, a *answer) (number uint64, err error) {
 // append makes any other row durable, whatever becomes of the stream, and returns
 // its number.
 func (c *compile) append(row *audit.Row) (number uint64, err error) {
+	return c.appendFitted(row, c.fit(row))
+}
+
+// fit is Row.Fit. The blob that the row names is in the store then.
+func (c *compile) fit(row *audit.Row) error {
 	detail, err := row.Fit()
 	if err == nil && detail != nil {
 		_, err = c.store.PutBlob(detail)
 	}
-	return c.appendFitted(row, err)
+	return err
+}
+
+// fitting fits a row while its answer is offered, which for long lists takes longer
+// than to make it durable. Until wait has returned the row is nobody else's.
+func (c *compile) fitting(row *audit.Row) (wait func() error) {
+	done := make(chan error, 1)
+	go func() { done <- c.fit(row) }()
+	return sync.OnceValue(func() error { return <-done })
+}
+
+// appendOwn makes the row of an answer durable, once change has been made to it.
+func (c *compile) appendOwn(a *answer, change func(*audit.Row)) (number uint64, err error) {
+	failed := a.fitted()
+	if change != nil {
+		change(a.row)
+	}
+	return c.appendFitted(a.row, failed)
 }
 
 func (c *compile) appendFitted(row *audit.Row, err error) (uint64, error) {

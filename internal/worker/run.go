@@ -52,7 +52,7 @@ func (c *compile) runOnce(j *checked) (*answer, error) {
 	if err == nil {
 		a.fill(row)
 		a.fillReads(row)
-		a.row = row
+		a.row, a.fitted = row, c.fitting(row)
 		return a, nil
 	}
 	var (
