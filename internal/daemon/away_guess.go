@@ -27,6 +27,10 @@ type guess struct {
 	tree action.Tree
 	// at is a file with the content of each digest, by its path here.
 	at map[digest.Digest]string
+	// dirs are directories below a root that add has met, by their paths here, and
+	// whether they are there: the names that a machine looks for are many in few
+	// directories.
+	dirs map[string]bool
 }
 
 // maxGuess bounds the names of one compile.
@@ -39,7 +43,7 @@ var errRooted = errors.New("must run at the caller's own paths")
 // newGuess starts from the sources' text, and from what the same command has
 // read before.
 func (j *job) newGuess() (*guess, error) {
-	g := &guess{j: j, tree: action.Tree{}, at: map[digest.Digest]string{}}
+	g := &guess{j: j, tree: action.Tree{}, at: map[digest.Digest]string{}, dirs: map[string]bool{}}
 	before, _ := j.e.guesses.get(j.prep.key)
 	return g, g.follow(before)
 }
@@ -114,21 +118,30 @@ func (g *guess) add(path string, links int) error {
 	}
 	dir := p.paths.Local(root[:2])
 	rest := strings.Split(strings.TrimPrefix(path[len(dir):], "/"), "/")
-	at := dir
+	at, begin := dir, 0
+	if there, known := g.dirs[parent(path)]; known && !there {
+		return nil
+	} else if known {
+		at, begin = parent(path), len(rest)-1
+	}
 	for i, name := range rest {
-		if name == "" {
+		if i < begin || name == "" {
 			continue
 		}
 		at += "/" + name
+		last := i == len(rest)-1
 		var st unix.Stat_t
 		if unix.Lstat(at, &st) != nil {
+			if !last {
+				g.dirs[parent(path)] = false
+			}
 			return nil //nolint:nilerr // a name that is not there adds nothing
 		}
-		last := i == len(rest)-1
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFLNK:
 			return g.addLink(at, rest[i+1:], links)
 		case unix.S_IFDIR:
+			g.dirs[at] = true
 			if last {
 				g.put(at, action.Node{})
 			}
@@ -202,7 +215,8 @@ func (g *guess) open(_ context.Context, d digest.Digest) (io.ReadCloser, error) 
 // confirm returns those of the names that a machine looked for in vain, and that
 // are here.
 func (g *guess) confirm(_ context.Context, absent []string) (action.Tree, error) {
-	more := &guess{j: g.j, tree: action.Tree{}, at: g.at}
+	// Time has passed since the first guess: what it met is looked at again.
+	more := &guess{j: g.j, tree: action.Tree{}, at: g.at, dirs: map[string]bool{}}
 	p := g.j.prep.place
 	for _, name := range absent {
 		if err := more.add(p.local(name), 0); err != nil {

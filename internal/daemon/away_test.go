@@ -168,7 +168,7 @@ func (w *machineWorker) Describe(_ context.Context, _ string, paths []string) ([
 }
 
 // awayEngine is an engine whose compiles w makes.
-func awayEngine(t *testing.T, w Worker, change func(*Options)) *Engine {
+func awayEngine(t testing.TB, w Worker, change func(*Options)) *Engine {
 	t.Helper()
 	disk, err := cache.Open(cache.Options{Dir: t.TempDir()})
 	if err != nil {
