@@ -23,13 +23,7 @@ func readFile(t testing.TB, name string) []byte {
 
 // TestMSVCKeyArgs is TestKeyArgs for the MSVC grammar.
 func TestMSVCKeyArgs(t *testing.T) {
-	here := &PathMap{Roots: []Root{{Dir: "/w/p"}}}
-	there := &PathMap{Roots: []Root{{Dir: "/home/q"}}}
-	for _, c := range []struct {
-		a, b string
-		same bool
-		why  string
-	}{
+	testKeyArgs(t, []keyPair{
 		{"clang-cl /c a.c", "clang-cl /c a.c /Fod/x.obj", true, "the object's name is not in it"},
 		{"clang-cl /c a.c", "clang-cl /c a.c -o d/", true, ""},
 		{"clang-cl /c a.c", "clang-cl /c a.c /clang:-MD /clang:-MF /clang:x /clang:-MTy", true, "the dependency file is written anew"},
@@ -49,13 +43,7 @@ func TestMSVCKeyArgs(t *testing.T) {
 		{"clang-cl /c @w.rsp", "clang-cl /c /O2 '/DX=\"a b\"' /GR- /DY a.c", true, "a response file is its words"},
 		{"cl /c a.c", "cl /c a.c /Fo: x.obj", true, ""},
 		{"cl /Z7 /c a.c /Fo: x.obj", "cl /Z7 /c a.c /Fo: y.obj", false, ""},
-	} {
-		a := mustParse(t, "/w/p", c.a).KeyArgs(here)
-		b := mustParse(t, "/home/q", c.b).KeyArgs(there)
-		if slices.Equal(a, b) != c.same {
-			t.Errorf("%s | %s: same key is %v, want %v (%s)\n%q\n%q", c.a, c.b, !c.same, c.same, c.why, a, b)
-		}
-	}
+	})
 }
 
 func TestMSVCRewrites(t *testing.T) {

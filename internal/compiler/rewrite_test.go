@@ -20,16 +20,29 @@ func mustParse(t *testing.T, cwd, command string) *Invocation {
 	return inv
 }
 
-// TestKeyArgs compares the keys of pairs of commands, the first parsed in the
-// checkout /w/p, the second in /home/q.
-func TestKeyArgs(t *testing.T) {
+// keyPair is a pair of commands, the first parsed in the checkout /w/p, the second
+// in /home/q, and whether they have one key.
+type keyPair struct {
+	a, b string
+	same bool
+	why  string
+}
+
+func testKeyArgs(t *testing.T, pairs []keyPair) {
+	t.Helper()
 	here := &PathMap{Roots: []Root{{Dir: "/w/p"}}}
 	there := &PathMap{Roots: []Root{{Dir: "/home/q"}}}
-	for _, c := range []struct {
-		a, b string
-		same bool
-		why  string
-	}{
+	for _, c := range pairs {
+		a := mustParse(t, "/w/p", c.a).KeyArgs(here)
+		b := mustParse(t, "/home/q", c.b).KeyArgs(there)
+		if slices.Equal(a, b) != c.same {
+			t.Errorf("%s | %s: same key is %v, want %v (%s)\n%q\n%q", c.a, c.b, !c.same, c.same, c.why, a, b)
+		}
+	}
+}
+
+func TestKeyArgs(t *testing.T) {
+	testKeyArgs(t, []keyPair{
 		{"gcc -c a.c", "gcc -c a.c -o d/x.o", true, "the object's name is not in it"},
 		{"gcc -c a.c", "gcc -c a.c -MD -MF x -MT y -MP", true, "the dependency file is written anew"},
 		{"gcc -c a.c", "gcc -Wp,-MMD,x.d -c a.c", true, "also for the kernel's spelling"},
@@ -58,13 +71,7 @@ func TestKeyArgs(t *testing.T) {
 		{"gcc -O2 -c a.c", "gcc -O2 -O3 -c a.c", false, ""},
 		{"clang -MD -c s.s", "clang -c s.s", false, "clang warns of options that nothing uses"},
 		{"gcc -c @r.rsp", "gcc -c -O2 '-DX=a b' a.c", true, "a response file is its words"},
-	} {
-		a := mustParse(t, "/w/p", c.a).KeyArgs(here)
-		b := mustParse(t, "/home/q", c.b).KeyArgs(there)
-		if slices.Equal(a, b) != c.same {
-			t.Errorf("%s | %s: same key is %v, want %v (%s)\n%q\n%q", c.a, c.b, !c.same, c.same, c.why, a, b)
-		}
-	}
+	})
 }
 
 func TestRunArgs(t *testing.T) {
