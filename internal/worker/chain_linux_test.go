@@ -140,6 +140,11 @@ func newSiteThat(t testing.TB, learn, refused func()) *site {
 	x.startScheduler()
 	t.Cleanup(func() { x.stopScheduler() })
 	x.startWorker(agent, issued["w1"])
+	if learn == nil {
+		// The scheduler keeps a client waiting for less than a busy machine needs
+		// to start a worker.
+		waitFor(t, "the worker's registration", x.registered)
+	}
 	return x
 }
 
@@ -404,19 +409,26 @@ func (x *site) get(path string) []byte {
 	return b
 }
 
+// status is what the worker says of itself.
+func (x *site) status() (s worker.Status) {
+	x.t.Helper()
+	check(x.t, json.Unmarshal(x.get("/status"), &s))
+	return s
+}
+
+// registered tells whether the scheduler has answered the worker, and still does.
+func (x *site) registered() bool {
+	s := x.status()
+	return !s.Answered.IsZero() && s.Error == ""
+}
+
 func TestStatusAndMetrics(t *testing.T) {
 	x := newSite(t)
 	for range 2 {
 		_, err := x.client("alice").Compile(t.Context(), request(sources, nil, gcc...))
 		check(t, err)
 	}
-	// The keys are there a moment before the answer that brought them is noted.
-	var s worker.Status
-	waitFor(t, "the scheduler's answer", func() bool {
-		s = worker.Status{}
-		check(t, json.Unmarshal(x.get("/status"), &s))
-		return !s.Answered.IsZero() && s.Error == ""
-	})
+	s := x.status()
 	if s.Worker != "w1" || s.Capacity != 8 || len(s.Sessions) != 1 || s.Sessions[0] != (worker.Session{Tenant: "acme", Image: image}) ||
 		len(s.Tenants) != 1 || s.Tenants[0].Name != "acme" || s.Tenants[0].Results != 1 || s.Tenants[0].Bytes == 0 || !slices.Equal(s.Images, []string{image}) {
 		t.Errorf("%+v", s)
@@ -457,7 +469,13 @@ func TestClientBeforeKeys(t *testing.T) {
 		case <-time.After(patient):
 		}
 	}, sync.OnceFunc(func() { close(came) }))
-	r, err := x.client("alice").Compile(t.Context(), request(sources, nil, gcc...))
+	var r *remote.Result
+	var err error
+	waitFor(t, "a worker", func() bool {
+		r, err = x.client("alice").Compile(t.Context(), request(sources, nil, gcc...))
+		var away *remote.UnavailableError // it has not registered
+		return !errors.As(err, &away)
+	})
 	check(t, err)
 	if r.ExitCode != 0 || r.Attempts != 1 {
 		t.Errorf("exit code %d after %d attempts", r.ExitCode, r.Attempts)
@@ -618,14 +636,9 @@ func TestSchedulerAway(t *testing.T) {
 	if !hit.Hit {
 		t.Error("no hit")
 	}
-	answers := func() bool {
-		var s worker.Status
-		check(t, json.Unmarshal(x.get("/status"), &s))
-		return s.Error == ""
-	}
-	waitFor(t, "the worker's notice", func() bool { return !answers() })
+	waitFor(t, "the worker's notice", func() bool { return !x.registered() })
 	x.startScheduler()
-	waitFor(t, "the worker's return", answers)
+	waitFor(t, "the worker's return", x.registered)
 	_, err = x.client("mallory").Compile(t.Context(), request(sources, nil, gcc...))
 	check(t, err)
 }
