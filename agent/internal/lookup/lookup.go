@@ -317,7 +317,7 @@ func entryOf(fd int) (entry, unix.Stat_t, error) {
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(fd, "", buf)
 		if err != nil {
-			return entry{found: Other}, st, nil // in /proc, of a process that has ended
+			return entry{found: Other}, st, nil //nolint:nilerr // in /proc, of a process that has ended
 		}
 		return entry{found: Symlink, target: string(buf[:n])}, st, nil
 	}
