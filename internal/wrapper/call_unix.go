@@ -254,8 +254,12 @@ func (c *call) oneShot() int {
 		if c.show {
 			argv = append(argv, "--show-command")
 		}
+		args := c.args // with the name alone, a worker may have the compiler
+		if c.missing == nil {
+			args = c.argv(args)
+		}
 		argv = append(argv, "--")
-		err = syscall.Exec(path, append(argv, c.argv(c.args)...), c.environment())
+		err = syscall.Exec(path, append(argv, args...), c.environment())
 	}
 	if c.missing == nil {
 		c.note(noteNoHpccd, "cannot start hpccd ("+err.Error()+"); compiling without a cache; install it beside hpcc or put its directory in PATH")

@@ -34,6 +34,7 @@ type fileID struct{ device, inode uint64 }
 // whatever name or link, is never what it finds.
 type finder struct {
 	self fileID
+	link fileID // what links named after compilers lead to, if not to self
 	path string // the variable PATH
 	cwd  string
 	buf  [256]byte // candidates are made here; longer ones elsewhere
@@ -49,6 +50,8 @@ func newFinder(env environment, cwd string) finder {
 	return f
 }
 
+func (f *finder) own(id fileID) bool { return id == f.self || id == f.link && id != (fileID{}) }
+
 // compiler returns the absolute path of the compiler called name. A name with
 // a slash is taken as it is, unless it is a link to hpcc; then, as for a bare
 // name, PATH decides. active are the compilers to pass over.
@@ -62,7 +65,7 @@ func (f *finder) compiler(name string, active []string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if id != f.self {
+		if !f.own(id) {
 			return string(path), nil
 		}
 		name = filepath.Base(name)
@@ -90,7 +93,7 @@ func (f *finder) search(name string, skip []string) (string, error) {
 		switch {
 		case err == errNotExecutable:
 			result = err // as execvp: said only if nothing better comes
-		case err == nil && id != f.self && !slices.Contains(skip, string(path)):
+		case err == nil && !f.own(id) && !slices.Contains(skip, string(path)):
 			return string(path), nil
 		}
 	}
@@ -128,16 +131,19 @@ func executable(path []byte) (fileID, error) {
 	return id, nil
 }
 
-// hpccd returns the path of the other program: beside this one, where it was
+// hpccd returns the path of the other program.
+func (f *finder) hpccd() (string, error) { return f.other("hpccd") }
+
+// other returns the path of a program of hpcc's: beside this one, where it was
 // installed, or else in PATH.
-func (f *finder) hpccd() (string, error) {
+func (f *finder) other(name string) (string, error) {
 	if exe, err := os.Executable(); err == nil {
 		if exe, err = filepath.EvalSymlinks(exe); err == nil {
-			path := filepath.Join(filepath.Dir(exe), "hpccd")
+			path := filepath.Join(filepath.Dir(exe), name)
 			if _, err := executable([]byte(path)); err == nil {
 				return path, nil
 			}
 		}
 	}
-	return f.search("hpccd", nil)
+	return f.search(name, nil)
 }

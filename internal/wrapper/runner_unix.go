@@ -58,6 +58,9 @@ func (r *Runner) Request(args []string) (*ipcv1.Compile, error) {
 		return nil, err
 	}
 	find := newFinder(r.environ, cwd)
+	if path, err := find.other("hpcc"); err == nil {
+		find.link, _, _ = identify([]byte(path))
+	}
 	r.compiler, err = find.compiler(args[0], nil)
 	if err == errNotFound {
 		return r.request(args, cwd), ErrNoCompiler
