@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,9 +39,9 @@ type figures struct {
 	pumpUp, pumpDown                 int64
 }
 
-// miss measures compiles of sources that nobody has seen (one line is another),
-// with headers that everybody has, and the hits of a second client that keeps
-// nothing.
+// miss measures compiles of a source that nobody has seen as it is (one line is
+// another in each round), with headers that everybody has, and the hits of a second
+// client that keeps nothing.
 func (b *bench) miss(ctx context.Context, wants func(part string) bool) error {
 	source, err := measure.Redis(ctx, *source, b.work)
 	if err != nil {
@@ -104,25 +105,25 @@ func (b *bench) measure(ctx context.Context, s subject, one, two *chain.Client) 
 		return nil, err
 	}
 	dir := filepath.Dir(s.source)
-	variant := func(i int) string { return filepath.Join(dir, fmt.Sprintf("variant-%d%s", i, filepath.Ext(s.source))) }
-	// Two more than are counted: the first fills what can be filled, the last is
-	// for distcc's bytes.
-	for i := range s.rounds + 2 {
+	variant := filepath.Join(dir, "variant-"+filepath.Base(s.source))
+	// edit makes another source of it, as a person does, for all who compile it.
+	edit := func(i int) error {
 		line := fmt.Sprintf("int hpcc_variant_%d = %d;\n", i, i)
-		if err := os.WriteFile(filepath.Join(b.work, variant(i)), append(bytes.Clone(text), line...), 0o644); err != nil {
-			return nil, err
-		}
+		return os.WriteFile(filepath.Join(b.work, variant), append(bytes.Clone(text), line...), 0o644)
 	}
-	args := func(i int, out string) []string {
-		return append(append([]string{}, s.args...), "-c", variant(i), "-o", filepath.Join(dir, out))
+	args := func(out string) []string {
+		return append(append([]string{}, s.args...), "-c", variant, "-o", filepath.Join(dir, out))
 	}
-	distcc := func(i int, server string, pump bool, out string) *exec.Cmd {
-		cmd := b.peer.command(server, pump, append([]string{s.compiler}, args(i, out)...)...)
+	distcc := func(server string, pump bool, out string) *exec.Cmd {
+		cmd := b.peer.command(server, pump, append([]string{s.compiler}, args(out)...)...)
 		cmd.Dir = b.work
 		return cmd
 	}
+	if err := edit(0); err != nil {
+		return nil, err
+	}
 	f := &figures{}
-	if f.preprocessed, err = b.preprocessed(s, variant(1)); err != nil {
+	if f.preprocessed, err = b.preprocessed(s, variant); err != nil {
 		return nil, err
 	}
 	before, err := counts(one, two)
@@ -131,20 +132,21 @@ func (b *bench) measure(ctx context.Context, s subject, one, two *chain.Client) 
 	}
 	w := b.chain.Worker(0)
 	var up, down, hitUp, hitDown measure.Series
+	// One more than is counted: the first fills what can be filled.
 	for i := range s.rounds + 1 {
-		if err := ctx.Err(); err != nil {
+		if err := errors.Join(ctx.Err(), edit(i)); err != nil {
 			return nil, err
 		}
-		plain := exec.Command("/usr/bin/"+s.compiler, args(i, "plain.o")...)
+		plain := exec.Command("/usr/bin/"+s.compiler, args("plain.o")...)
 		plain.Dir, plain.Env = b.work, plainEnv()
 		times := make([]time.Duration, 0, 5)
 		in0, out0 := w.Traffic()
 		in1, out1 := in0, out0
 		commands := []*exec.Cmd{
-			plain, b.through(one, s.compiler, args(i, "remote.o")...), b.through(two, s.compiler, args(i, "hit.o")...), distcc(i, b.peer.server, false, "distcc.o"),
+			plain, b.through(one, s.compiler, args("remote.o")...), b.through(two, s.compiler, args("hit.o")...), distcc(b.peer.server, false, "distcc.o"),
 		}
 		if b.peer.pump != "" {
-			commands = append(commands, distcc(i, b.peer.server, true, "pump.o"))
+			commands = append(commands, distcc(b.peer.server, true, "pump.o"))
 		}
 		for k, cmd := range commands {
 			took, err := measure.Timed(cmd)
@@ -185,7 +187,7 @@ func (b *bench) measure(ctx context.Context, s subject, one, two *chain.Client) 
 	if f.machine, err = b.inMachine(s.rounds); err != nil {
 		return nil, err
 	}
-	return f, b.peerBytes(f, func(pump bool) *exec.Cmd { return distcc(s.rounds+1, b.peer.count.Addr().String(), pump, "counted.o") })
+	return f, b.peerBytes(f, func(pump bool) *exec.Cmd { return distcc(b.peer.count.Addr().String(), pump, "counted.o") })
 }
 
 // counts are one's misses and two's remote hits so far.

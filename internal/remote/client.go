@@ -51,13 +51,15 @@ const (
 )
 
 // Client talks to one scheduler and its workers, for one tenant. It may be used
-// by many goroutines at once.
+// by many goroutines at once. It remembers up to 32 MiB of the files that it sent
+// last, so that of one that has changed only the difference goes up.
 type Client struct {
 	opt    Options
 	log    *slog.Logger
 	routes *router
 	health *health
 	conns  *pool
+	sent   *sent
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -83,7 +85,7 @@ func New(opt Options) (*Client, error) {
 	if opt.Patience <= 0 {
 		opt.Patience = defaultPatience
 	}
-	c := &Client{opt: opt, log: opt.Log}
+	c := &Client{opt: opt, log: opt.Log, sent: newSent()}
 	if c.log == nil {
 		c.log = slog.Default()
 	}

@@ -22,7 +22,7 @@ import (
 // the job is killed. Nothing of a result that was not checked is returned, and
 // nothing is written anywhere.
 func (c *Client) Compile(ctx context.Context, r *Request) (*Result, error) {
-	w, err := newWork(r)
+	w, err := newWork(r, c.sent)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (c *Client) Compile(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result.Attempts, result.SentBlobs, result.SentBytes = w.attempts, w.blobs, w.blobBytes
+	result.Attempts, result.SentBlobs, result.SentBytes, result.SentPatches = w.attempts, w.blobs, w.blobBytes, int64(len(w.patched))
 	return result, nil
 }
 
@@ -134,6 +134,7 @@ func (x *exchange) failed(err error) error {
 func (x *exchange) run() (*Result, error) {
 	for again := 0; ; again++ {
 		x.w.attempts++
+		x.w.compare(x.ctx)
 		if err := x.send(x.w.message); err != nil {
 			return nil, err
 		}
@@ -141,6 +142,7 @@ func (x *exchange) run() (*Result, error) {
 		if err := x.until(a, outcome); err != nil {
 			return nil, err
 		}
+		x.w.settle()
 		more, err := x.confirm(a)
 		if err != nil {
 			return nil, err
@@ -240,16 +242,8 @@ func (x *exchange) ended() error {
 
 // upload sends the contents of files.
 func (x *exchange) upload(needed []digest.Digest) error {
-	if len(needed) == 0 {
-		return nil
-	}
-	var largest int64
 	for _, d := range needed {
-		largest = max(largest, d.Size())
-	}
-	buf := make([]byte, min(largest, workerv1.ChunkSize))
-	for _, d := range needed {
-		if err := x.uploadOne(d, buf); err != nil {
+		if err := x.uploadOne(d); err != nil {
 			return err
 		}
 		x.w.blobs++
@@ -260,12 +254,28 @@ func (x *exchange) upload(needed []digest.Digest) error {
 
 // uploadOne sends one content. Its last chunk is sent once all of it was
 // verified: what a file holds that changed meanwhile is never whole.
-func (x *exchange) uploadOne(d digest.Digest, buf []byte) error {
+func (x *exchange) uploadOne(d digest.Digest) error {
+	path := x.w.contents()[d]
 	broken := func(err error) error {
 		if errors.Is(err, digest.ErrMismatch) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 			err = fmt.Errorf("%w: %w", ErrInputChanged, err)
 		}
-		return &InputError{x.w.contents()[d], err}
+		return &InputError{path, err}
+	}
+	if remembered(d) {
+		b, err := x.w.read(x.ctx, d)
+		if err != nil {
+			return broken(err)
+		}
+		for rest := b; len(rest) > 0; {
+			chunk := rest[:min(len(rest), workerv1.ChunkSize)]
+			if err := x.sendChunk(chunk); err != nil {
+				return err
+			}
+			rest = rest[len(chunk):]
+		}
+		x.w.sent.put(&content{path, d, b})
+		return nil
 	}
 	f, err := x.w.Open(x.ctx, d)
 	if err != nil {
@@ -273,6 +283,7 @@ func (x *exchange) uploadOne(d digest.Digest, buf []byte) error {
 	}
 	defer f.Close()
 	verified := digest.NewVerifier(f, d)
+	buf := make([]byte, min(d.Size(), workerv1.ChunkSize))
 	for left := d.Size(); ; {
 		n, err := io.ReadFull(verified, buf[:min(left, int64(len(buf)))])
 		if err != nil {
@@ -284,12 +295,16 @@ func (x *exchange) uploadOne(d digest.Digest, buf []byte) error {
 				return broken(err)
 			}
 		}
-		// Send has serialised the chunk when it returns: buf can be used again.
-		if err := x.send(&workerv1.CompileRequest{Kind: &workerv1.CompileRequest_Blob{Blob: &workerv1.Blob{Data: buf[:n]}}}); err != nil {
+		if err := x.sendChunk(buf[:n]); err != nil {
 			return err
 		}
 		if left == 0 {
 			return nil
 		}
 	}
+}
+
+// sendChunk has serialised the chunk when it returns, so that it can be used again.
+func (x *exchange) sendChunk(data []byte) error {
+	return x.send(&workerv1.CompileRequest{Kind: &workerv1.CompileRequest_Blob{Blob: &workerv1.Blob{Data: data}}})
 }

@@ -241,6 +241,7 @@ func TestInputChanged(t *testing.T) {
 // TestSizes sends and gets what fits no chunk, one chunk exactly, and nothing.
 func TestSizes(t *testing.T) {
 	f := newFleet(t, 1)
+	f.workers[0].old = true // it wants all of it, whatever was sent before
 	for _, n := range []int{0, 1, workerv1.ChunkSize - 1, workerv1.ChunkSize, workerv1.ChunkSize + 1, 5*workerv1.ChunkSize + 7, 20 << 20} {
 		content := string(bytes.Repeat([]byte("x"), max(n-1, 0)))
 		if n > 0 {

@@ -34,6 +34,7 @@ import (
 	"hpcc.dev/hpcc/internal/action"
 	"hpcc.dev/hpcc/internal/auth"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/wirezip"
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 	schedulerv1 "hpcc.dev/hpcc/proto/hpcc/scheduler/v1"
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
@@ -207,6 +208,8 @@ type fakeWorker struct {
 	manifests map[digest.Key]*action.Manifest
 	runs      int
 	calls     int
+	old       bool
+	patches   int           // used
 	cancelled chan struct{} // told of each call whose client went away
 	rows      uint64
 }
@@ -303,6 +306,9 @@ func (w *fakeWorker) one(s responder, m *workerv1.Job) (*workerv1.CompileRequest
 			return s.Recv()
 		}
 	}
+	if err := w.patch(m, tree); err != nil {
+		return nil, err
+	}
 	if err := w.need(s, tree); err != nil {
 		return nil, err
 	}
@@ -340,6 +346,33 @@ func (w *fakeWorker) find(job *action.Job, tree action.Tree) *kept {
 				return w.entries[c.Action]
 			}
 		}
+	}
+	return nil
+}
+
+// patch makes what it lacks of patches, where it has their bases; an old worker knows
+// of none.
+func (w *fakeWorker) patch(m *workerv1.Job, tree action.Tree) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.old {
+		return nil
+	}
+	for _, p := range m.GetPatches() {
+		d := tree[m.GetInputs()[p.GetInput()].GetPath()].Digest
+		base, err := digest.FromBytes(p.GetBase().GetSha256(), p.GetBase().GetSize())
+		if err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
+		if w.blobs[d] != nil || w.blobs[base] == nil {
+			continue
+		}
+		b, err := wirezip.Apply(w.blobs[base], p.GetData(), int(d.Size()))
+		if err != nil || digest.Of(b) != d {
+			return status.Errorf(codes.InvalidArgument, "a patch: %v", err)
+		}
+		w.blobs[d] = b
+		w.patches++
 	}
 	return nil
 }

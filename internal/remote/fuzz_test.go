@@ -42,8 +42,15 @@ func (s *script) Recv() (*reply, error) {
 
 func (s *script) CloseSend() error { return nil }
 
+// short is a checkout whose files are just worth a patch, and shorter what it was
+// before.
+var (
+	short   = checkout{mainC: long(300, "use "+headA+"\n") + "\n", headA: long(200, "a") + "\n"}
+	shorter = checkout{mainC: short[mainC][:250], headA: short[headA][:150]}
+)
+
 // honest records what an honest worker answers in a miss, in a hit, in a miss
-// that is sent again, and in a job that fails.
+// that is sent again, and in one whose files have been edited.
 func honest(tb testing.TB) (heard []*reply) {
 	f := newFleet(tb, 1)
 	f.workers[0].tamper = func(m *reply) []*reply {
@@ -51,7 +58,9 @@ func honest(tb testing.TB) (heard []*reply) {
 		return []*reply{m}
 	}
 	ctx := within(tb)
-	for _, r := range []*Request{project.request(all...), project.request(all...), project.request("/hpcc/src/main.c")} {
+	for _, r := range []*Request{
+		project.request(all...), project.request(all...), project.request(mainC), shorter.request(two...), short.request(two...),
+	} {
 		if _, err := f.client.Compile(ctx, r); err != nil {
 			tb.Fatal(err)
 		}
@@ -100,9 +109,16 @@ func FuzzWorkerAnswers(f *testing.F) {
 			}
 			s.answers, play = append(s.answers, m), play[3+n:]
 		}
-		for _, names := range [][]string{all, {"/hpcc/src/main.c"}} {
+		for _, c := range []struct {
+			checkout
+			names []string
+		}{{project, all}, {project, []string{mainC}}, {short, two}} {
+			sent := newSent()
+			for p, text := range shorter {
+				sent.put(&content{p, digest.Of([]byte(text)), []byte(text)})
+			}
 			once := *s
-			checkAnswers(t, &once, project.request(names...))
+			checkAnswers(t, &once, c.checkout, c.request(c.names...), sent)
 		}
 	})
 }
@@ -112,7 +128,7 @@ func TestHitIsOneRoundTrip(t *testing.T) {
 	heard := honest(t)
 	hit := heard[slices.IndexFunc(heard, func(m *reply) bool { return m.GetOutcome().GetHit() }):]
 	s := &script{answers: hit}
-	w, err := newWork(project.request(all...))
+	w, err := newWork(project.request(all...), newSent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,10 +139,10 @@ func TestHitIsOneRoundTrip(t *testing.T) {
 	}
 }
 
-// checkAnswers runs a request against a script, and checks what is delivered
-// with other means than the code under test.
-func checkAnswers(t *testing.T, s *script, r *Request) {
-	w, err := newWork(r)
+// checkAnswers runs a request of a checkout against a script, and checks what is
+// delivered with other means than the code under test.
+func checkAnswers(t *testing.T, s *script, c checkout, r *Request, sent *sent) {
+	w, err := newWork(r, sent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +161,11 @@ func checkAnswers(t *testing.T, s *script, r *Request) {
 	x := &exchange{ctx: t.Context(), s: s, codec: newCodec(), w: w, worker: "worker-0", patience: time.Hour, watchdog: time.NewTimer(time.Hour)}
 	defer x.watchdog.Stop()
 	got, err := x.run()
+	for p, e := range sent.at {
+		if text := string(e.Value.(*content).data); text != c[p] && text != shorter[p] {
+			t.Errorf("%q is remembered as another", p)
+		}
+	}
 	if err != nil {
 		var lying *LyingError
 		var f *failure
@@ -184,7 +205,7 @@ func checkAnswers(t *testing.T, s *script, r *Request) {
 		if _, there := tree[p]; there {
 			t.Errorf("%q is there", p)
 		}
-		if _, there := project[p]; there {
+		if _, there := c[p]; there {
 			t.Errorf("%q was not confirmed", p)
 		}
 	}
@@ -249,7 +270,7 @@ func BenchmarkClient(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				w, err := newWork(r)
+				w, err := newWork(r, newSent())
 				if err != nil {
 					b.Fatal(err)
 				}

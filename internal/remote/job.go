@@ -23,8 +23,9 @@ type Request struct {
 	// does not change it; Confirm may, by what it returns.
 	Tree action.Tree
 	// Open reads the content of a file of Tree, or of what Confirm returned. It
-	// is called for those alone that the worker lacks, one after the other. Its
-	// error is Compile's, in an *InputError; so is a content that is not what the
+	// is called for those alone that the worker lacks, or that have changed since
+	// they were sent, one after the other. Its error is Compile's if the worker
+	// lacks the file, in an *InputError; so is a content that is not what the
 	// digest names.
 	Open func(ctx context.Context, d digest.Digest) (io.ReadCloser, error)
 	// Confirm is told what the job looked for in vain, and returns what of it is
@@ -66,9 +67,11 @@ type Result struct {
 	Worker string
 	Row    uint64
 	// Attempts is how often the job was sent, 1 at least; SentBlobs and
-	// SentBytes are the inputs that the workers lacked, uncompressed.
-	Attempts             int
-	SentBlobs, SentBytes int64
+	// SentBytes are the inputs that the workers lacked and got whole, uncompressed.
+	// SentPatches are those that went up with the job as what differs from what was
+	// sent before.
+	Attempts                          int
+	SentBlobs, SentBytes, SentPatches int64
 }
 
 // Output is a file that a job left. Data has the digest.
@@ -86,15 +89,20 @@ type work struct {
 	own     bool // tree is not the caller's
 	message *workerv1.CompileRequest
 	files   map[digest.Digest]string // a path of each content; made when it is needed
+	sent    *sent
+	// compared tells that the message has its patches, and patched are the contents
+	// that they stand for.
+	compared bool
+	patched  []*content
 
 	attempts  int
 	blobs     int64
 	blobBytes int64
 }
 
-// newWork checks a request as the worker will.
-func newWork(r *Request) (*work, error) {
-	w := &work{Request: r, tree: r.Tree}
+// newWork checks a request as the worker will. Its patches are to what was sent.
+func newWork(r *Request, sent *sent) (*work, error) {
+	w := &work{Request: r, tree: r.Tree, sent: sent}
 	if err := checkImage(r.Job.Image); err != nil {
 		return nil, err
 	}
@@ -145,7 +153,7 @@ func (w *work) describe() error {
 		}
 	}
 	w.message = &workerv1.CompileRequest{Kind: &workerv1.CompileRequest_Job{Job: m}}
-	w.files = nil
+	w.files, w.compared = nil, false
 	return nil
 }
 
@@ -183,7 +191,10 @@ func (w *work) contents() map[digest.Digest]string {
 		w.files = make(map[digest.Digest]string, len(w.tree))
 		for p, n := range w.tree {
 			if n.Target == "" && !n.Digest.IsZero() {
-				w.files[n.Digest] = p
+				// The same one each time: it is what is remembered as sent.
+				if other, ok := w.files[n.Digest]; !ok || p < other {
+					w.files[n.Digest] = p
+				}
 			}
 		}
 	}

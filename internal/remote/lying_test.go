@@ -374,7 +374,7 @@ func TestOutputBomb(t *testing.T) {
 // TestAnnouncedIsNotAllocated: a gigabyte that is announced costs nothing before
 // it comes.
 func TestAnnouncedIsNotAllocated(t *testing.T) {
-	w, err := newWork(project.request(all...))
+	w, err := newWork(project.request(all...), newSent())
 	if err != nil {
 		t.Fatal(err)
 	}

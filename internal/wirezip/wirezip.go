@@ -1,7 +1,8 @@
 // Package wirezip compresses gRPC messages between clients and workers by zstd.
 // A client asks for it with grpc.UseCompressor(wirezip.Name); a server that
 // imports this package understands it, and answers such a call in kind. It is
-// not for the talk with a guest, which crosses no wire.
+// not for the talk with a guest, which crosses no wire. Diff and Apply say what a
+// file holds to somebody who has an earlier one.
 //
 // What is received may be hostile: a decoder holds little more than MaxWindow,
 // and how much it may yield is for grpc.MaxCallRecvMsgSize and

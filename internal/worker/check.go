@@ -52,8 +52,9 @@ var parentDirs = []string{"/home", "/hpcc", "/media", "/mnt", "/opt", "/root", "
 type checked struct {
 	action.Job
 	tree     action.Tree
-	source   digest.Digest   // of Source; zero if that is no file
-	blobs    []digest.Digest // of the inputs, each once
+	source   digest.Digest           // of Source; zero if that is no file
+	blobs    []digest.Digest         // of the inputs, each once
+	patches  map[digest.Digest]patch // by the content
 	uncached bool
 	time     time.Duration
 	message  *workerv1.Job
@@ -97,7 +98,10 @@ func check(m *workerv1.Job, image string, longest time.Duration) (*checked, erro
 	if err := j.declare(m.GetOutputs()); err != nil {
 		return nil, err
 	}
-	return j, j.grow(m.GetInputs())
+	if err := j.grow(m.GetInputs()); err != nil {
+		return nil, err
+	}
+	return j, j.checkPatches(m.GetPatches())
 }
 
 // errOtherImage says that a job is for another image than its token.

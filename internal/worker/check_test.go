@@ -2,6 +2,8 @@ package worker
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -9,9 +11,37 @@ import (
 
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/digest"
+	"hpcc.dev/hpcc/internal/wirezip"
 	agentv1 "hpcc.dev/hpcc/proto/hpcc/agent/v1"
 	workerv1 "hpcc.dev/hpcc/proto/hpcc/worker/v1"
 )
+
+// with adds patches to a job.
+func with(patches ...*workerv1.Patch) func(*workerv1.Job) {
+	return func(j *workerv1.Job) { j.Patches = append(j.Patches, patches...) }
+}
+
+// patchOf says the content of an input by what it was.
+func patchOf(input uint32, was, now string) *workerv1.Patch {
+	return &workerv1.Patch{Input: input, Base: wireDigest(digest.Of([]byte(was))), Data: wirezip.Diff([]byte(was), []byte(now))}
+}
+
+func manyPatches(n int) func(*workerv1.Job) {
+	return func(j *workerv1.Job) {
+		for i := range n {
+			j.Inputs = append(j.Inputs, fileInput(fmt.Sprintf("/hpcc/src/%d.h", i), fmt.Sprint(i)))
+			j.Patches = append(j.Patches, patchOf(uint32(i+1), "x", fmt.Sprint(i)))
+		}
+	}
+}
+
+// sized is a patch between contents of these sizes.
+func sized(base, content int64, data int) func(*workerv1.Job) {
+	return func(j *workerv1.Job) {
+		j.Inputs[0].Digest.Size = content
+		j.Patches = []*workerv1.Patch{{Base: &agentv1.Digest{Sha256: make([]byte, 32), Size: base}, Data: make([]byte, data)}}
+	}
+}
 
 func TestCheck(t *testing.T) {
 	link := func(path, target string) *agentv1.Input {
@@ -103,6 +133,33 @@ func TestCheck(t *testing.T) {
 			j.Inputs = append(j.Inputs, &agentv1.Input{Path: "/hpcc/src/d", Kind: agentv1.Input_KIND_DIRECTORY})
 			j.Source = "/hpcc/src/d"
 		}, false},
+		"a patch":                      {with(patchOf(0, "y", "x")), true},
+		"a patch to the same":          {with(patchOf(0, "x", "x")), true},
+		"a patch that is nothing":      {with(&workerv1.Patch{Base: wireDigest(digest.Of(nil))}), true},
+		"no patch":                     {with(nil), false},
+		"two patches for one input":    {with(patchOf(0, "y", "x"), patchOf(0, "z", "x")), false},
+		"a patch for no input":         {with(patchOf(1, "y", "x")), false},
+		"a patch for none at all":      {with(patchOf(math.MaxUint32, "y", "x")), false},
+		"a patch to no digest":         {with(&workerv1.Patch{Base: &agentv1.Digest{Sha256: []byte{1}}}), false},
+		"a patch to a negative size":   {sized(-1, 1, 1), false},
+		"a patch to a huge base":       {sized(math.MaxInt64, 1, 1), false},
+		"a patch for a huge content":   {sized(1, 1<<30, 1), false},
+		"a patch between large ones":   {sized(workerv1.MaxPatched/2, workerv1.MaxPatched/2, 1), true},
+		"a patch between larger ones":  {sized(workerv1.MaxPatched/2, workerv1.MaxPatched/2+1, 1), false},
+		"a long patch":                 {sized(1, 1, workerv1.MaxPatchBytes), true},
+		"a patch that is longer still": {sized(1, 1, workerv1.MaxPatchBytes+1), false},
+		"a patch for a link": {func(j *workerv1.Job) {
+			j.Inputs = append(j.Inputs, link("/hpcc/src/l", "a.c"))
+			j.Patches = []*workerv1.Patch{patchOf(1, "y", "a.c")}
+		}, false},
+		"patches that are long together": {func(j *workerv1.Job) {
+			j.Inputs = append(j.Inputs, fileInput("/hpcc/src/b.h", "b"))
+			for i := range uint32(2) {
+				j.Patches = append(j.Patches, &workerv1.Patch{Input: i, Base: wireDigest(digest.Of(nil)), Data: make([]byte, workerv1.MaxPatchBytes/2+1)})
+			}
+		}, false},
+		"many patches":     {manyPatches(workerv1.MaxPatches), true},
+		"too many patches": {manyPatches(workerv1.MaxPatches + 1), false},
 	} {
 		_, err := check(newJob(map[string]string{"a.c": "x"}, c.change), testImage, time.Minute)
 		if (err == nil) != c.ok {

@@ -92,6 +92,17 @@ func (s *script) job() *workerv1.Job {
 		j.Inputs = append(j.Inputs, nil)
 	case 8:
 		j.Outputs = append(j.Outputs, nil)
+	case 10:
+		j.Patches = []*workerv1.Patch{patchOf(0, "int b;", "int a;")}
+	case 11:
+		j.Patches = []*workerv1.Patch{patchOf(0, "int a;", "int b;")}
+	case 12:
+		p := patchOf(uint32(s.byte()%4), "int a;", "int b;")
+		n := min(int(s.byte()), len(s.next))
+		p.Data, s.next = s.next[:n], s.next[n:]
+		j.Patches = []*workerv1.Patch{p}
+	case 13:
+		j.Patches = []*workerv1.Patch{{Base: &agentv1.Digest{Sha256: []byte{1}, Size: -1}}, nil}
 	}
 	return j
 }
@@ -104,6 +115,9 @@ func FuzzCompileStream(f *testing.F) {
 	f.Add([]byte{0, 2, 9, 3, 0, 3, 2, 6, 1, 0, 2, 9, 3, 0}, byte(0))
 	f.Add([]byte{0, 0, 9, 3, 0, 0, 2, 9, 3, 2, 6, 0, 0}, byte(0))
 	f.Add([]byte{0, 0, 9, 3, 1, 7}, byte(1))
+	// int a; goes up, then int b; as a patch to it; and one that is none.
+	f.Add([]byte{0, 0, 9, 3, 0, 0, 1, 11, 3, 1, 6, 1}, byte(0))
+	f.Add([]byte{0, 0, 9, 3, 0, 0, 1, 12, 0, 7, 0x28, 0xb5, 0x2f, 0xfd, 0x20, 6, 0, 3, 1, 6, 1}, byte(0))
 	f.Add([]byte{0, 0, 0, 3, 0, 6, 1}, byte(2))
 	for machine := range byte(8) {
 		f.Add([]byte{0, 0, 9, 3, 0, 6, 1}, machine)

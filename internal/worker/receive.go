@@ -23,20 +23,30 @@ const (
 
 // receive gets what the tenant's store lacks of the job's inputs.
 func (c *compile) receive(j *checked) error {
-	var missing []digest.Digest
+	var lacking []digest.Digest
 	var total int64
-	needed := &workerv1.Needed{}
 	for _, d := range j.blobs {
 		if !c.store.HasBlob(d) {
-			missing = append(missing, d)
+			lacking = append(lacking, d)
 			total += d.Size()
-			needed.Blobs = append(needed.Blobs, wireDigest(d))
 		}
 	}
 	// Before it is asked for: what is sent away has sent nothing.
 	meter, err := c.quotas.upload(c.live, c.task.Tenant, total)
 	if err != nil {
 		return c.overQuota(c.task.Tenant, err)
+	}
+	var missing []digest.Digest
+	needed := &workerv1.Needed{}
+	for _, d := range lacking {
+		done, err := c.patched(j, d, meter)
+		if err != nil {
+			return err
+		}
+		if !done {
+			missing = append(missing, d)
+			needed.Blobs = append(needed.Blobs, wireDigest(d))
+		}
 	}
 	if err := c.stream.Send(&workerv1.CompileResponse{Kind: &workerv1.CompileResponse_Needed{Needed: needed}}); err != nil {
 		return err
@@ -103,6 +113,11 @@ func (c *compile) receiveBlob(d digest.Digest, meter *meter, timeout <-chan time
 		return err
 	}
 	defer release()
+	return c.takeInput(d, b)
+}
+
+// takeInput has a content stored, which was verified.
+func (c *compile) takeInput(d digest.Digest, b []byte) error {
 	if c.fresh.take(d, b) {
 		c.storing.Go(func() error { return c.putInput(d, b) })
 		return nil

@@ -9,6 +9,12 @@ const (
 	// ChunkSize is how many bytes of a blob or an output one message carries at
 	// most. Compression is by message, and gains little on shorter ones.
 	ChunkSize = 256 << 10
+	// MaxPatches bounds the patches of a job, MaxPatchBytes their bytes, and
+	// MaxPatched those of their bases and of what they stand for, each together: few
+	// are needed in vain, and what a worker does for them is little.
+	MaxPatches    = 64
+	MaxPatchBytes = 64 << 10
+	MaxPatched    = 16 << 20
 	// MaxAttempts bounds how often a client may send its job again in one
 	// stream. Each adds at least one name that the job had looked for in vain.
 	MaxAttempts = 16

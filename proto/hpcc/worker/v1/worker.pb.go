@@ -153,7 +153,11 @@ type Job struct {
 	Uncached bool `protobuf:"varint,9,opt,name=uncached,proto3" json:"uncached,omitempty"`
 	// Wall time for the job, milliseconds; 0 is the worker's own limit, which is
 	// never exceeded.
-	TimeMillis    uint64 `protobuf:"varint,10,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"`
+	TimeMillis uint64 `protobuf:"varint,10,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"`
+	// Inputs that are nearly what this client has sent before: no part of what the
+	// job is, and not used for what the worker has. For files alone, each at most
+	// once; contract.go says how many.
+	Patches       []*Patch `protobuf:"bytes,11,rep,name=patches,proto3" json:"patches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,6 +262,78 @@ func (x *Job) GetTimeMillis() uint64 {
 	return 0
 }
 
+func (x *Job) GetPatches() []*Patch {
+	if x != nil {
+		return x.Patches
+	}
+	return nil
+}
+
+// The content of an input, said by another. A worker whose store of the tenant has
+// the base need not ask for the input.
+type Patch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the job's inputs.
+	Input uint32     `protobuf:"varint,1,opt,name=input,proto3" json:"input,omitempty"`
+	Base  *v1.Digest `protobuf:"bytes,2,opt,name=base,proto3" json:"base,omitempty"`
+	// One zstd frame with the base as its raw dictionary, and the input's size in its
+	// header (internal/wirezip).
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Patch) Reset() {
+	*x = Patch{}
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Patch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Patch) ProtoMessage() {}
+
+func (x *Patch) ProtoReflect() protoreflect.Message {
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Patch.ProtoReflect.Descriptor instead.
+func (*Patch) Descriptor() ([]byte, []int) {
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Patch) GetInput() uint32 {
+	if x != nil {
+		return x.Input
+	}
+	return 0
+}
+
+func (x *Patch) GetBase() *v1.Digest {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+func (x *Patch) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type Output struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "object", "dependencies", "dwo", …: of [a-z0-9-].
@@ -272,7 +348,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[2]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +360,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[2]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +373,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{2}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Output) GetRole() string {
@@ -332,7 +408,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[3]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +420,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[3]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +433,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{3}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Blob) GetData() []byte {
@@ -377,7 +453,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[4]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +465,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[4]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +478,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{4}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Accept) GetHeld() []string {
@@ -427,7 +503,7 @@ type CompileResponse struct {
 
 func (x *CompileResponse) Reset() {
 	*x = CompileResponse{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[5]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +515,7 @@ func (x *CompileResponse) String() string {
 func (*CompileResponse) ProtoMessage() {}
 
 func (x *CompileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[5]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +528,7 @@ func (x *CompileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompileResponse.ProtoReflect.Descriptor instead.
 func (*CompileResponse) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{5}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CompileResponse) GetKind() isCompileResponse_Kind {
@@ -535,7 +611,7 @@ type Needed struct {
 
 func (x *Needed) Reset() {
 	*x = Needed{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[6]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +623,7 @@ func (x *Needed) String() string {
 func (*Needed) ProtoMessage() {}
 
 func (x *Needed) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[6]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +636,7 @@ func (x *Needed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Needed.ProtoReflect.Descriptor instead.
 func (*Needed) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{6}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Needed) GetBlobs() []*v1.Digest {
@@ -605,7 +681,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[7]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +693,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[7]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +706,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{7}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Outcome) GetActionKey() []byte {
@@ -728,7 +804,7 @@ type OutputFile struct {
 
 func (x *OutputFile) Reset() {
 	*x = OutputFile{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[8]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +816,7 @@ func (x *OutputFile) String() string {
 func (*OutputFile) ProtoMessage() {}
 
 func (x *OutputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[8]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +829,7 @@ func (x *OutputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
 func (*OutputFile) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{8}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *OutputFile) GetRole() string {
@@ -789,7 +865,7 @@ type OutputChunk struct {
 
 func (x *OutputChunk) Reset() {
 	*x = OutputChunk{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[9]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +877,7 @@ func (x *OutputChunk) String() string {
 func (*OutputChunk) ProtoMessage() {}
 
 func (x *OutputChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[9]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +890,7 @@ func (x *OutputChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputChunk.ProtoReflect.Descriptor instead.
 func (*OutputChunk) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{9}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OutputChunk) GetOutput() uint32 {
@@ -843,7 +919,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[10]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +931,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[10]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +944,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{10}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Done) GetWorker() string {
@@ -896,7 +972,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[11]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +984,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[11]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +997,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{11}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DescribeRequest) GetImage() string {
@@ -948,7 +1024,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[12]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1036,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[12]
+	mi := &file_hpcc_worker_v1_worker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1049,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{12}
+	return file_hpcc_worker_v1_worker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DescribeResponse) GetFiles() []*v1.Digest {
@@ -992,7 +1068,7 @@ const file_hpcc_worker_v1_worker_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\v2\x13.hpcc.worker.v1.JobH\x00R\x03job\x12*\n" +
 	"\x04blob\x18\x02 \x01(\v2\x14.hpcc.worker.v1.BlobH\x00R\x04blob\x120\n" +
 	"\x06accept\x18\x03 \x01(\v2\x16.hpcc.worker.v1.AcceptH\x00R\x06acceptB\x06\n" +
-	"\x04kind\"\x9e\x02\n" +
+	"\x04kind\"\xcf\x02\n" +
 	"\x03Job\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1005,7 +1081,12 @@ const file_hpcc_worker_v1_worker_proto_rawDesc = "" +
 	"\buncached\x18\t \x01(\bR\buncached\x12\x1f\n" +
 	"\vtime_millis\x18\n" +
 	" \x01(\x04R\n" +
-	"timeMillis\"L\n" +
+	"timeMillis\x12/\n" +
+	"\apatches\x18\v \x03(\v2\x15.hpcc.worker.v1.PatchR\apatches\"\\\n" +
+	"\x05Patch\x12\x14\n" +
+	"\x05input\x18\x01 \x01(\rR\x05input\x12)\n" +
+	"\x04base\x18\x02 \x01(\v2\x15.hpcc.agent.v1.DigestR\x04base\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"L\n" +
 	"\x06Output\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1a\n" +
@@ -1071,47 +1152,50 @@ func file_hpcc_worker_v1_worker_proto_rawDescGZIP() []byte {
 	return file_hpcc_worker_v1_worker_proto_rawDescData
 }
 
-var file_hpcc_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_hpcc_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_hpcc_worker_v1_worker_proto_goTypes = []any{
 	(*CompileRequest)(nil),   // 0: hpcc.worker.v1.CompileRequest
 	(*Job)(nil),              // 1: hpcc.worker.v1.Job
-	(*Output)(nil),           // 2: hpcc.worker.v1.Output
-	(*Blob)(nil),             // 3: hpcc.worker.v1.Blob
-	(*Accept)(nil),           // 4: hpcc.worker.v1.Accept
-	(*CompileResponse)(nil),  // 5: hpcc.worker.v1.CompileResponse
-	(*Needed)(nil),           // 6: hpcc.worker.v1.Needed
-	(*Outcome)(nil),          // 7: hpcc.worker.v1.Outcome
-	(*OutputFile)(nil),       // 8: hpcc.worker.v1.OutputFile
-	(*OutputChunk)(nil),      // 9: hpcc.worker.v1.OutputChunk
-	(*Done)(nil),             // 10: hpcc.worker.v1.Done
-	(*DescribeRequest)(nil),  // 11: hpcc.worker.v1.DescribeRequest
-	(*DescribeResponse)(nil), // 12: hpcc.worker.v1.DescribeResponse
-	(*v1.Input)(nil),         // 13: hpcc.agent.v1.Input
-	(*v1.Digest)(nil),        // 14: hpcc.agent.v1.Digest
+	(*Patch)(nil),            // 2: hpcc.worker.v1.Patch
+	(*Output)(nil),           // 3: hpcc.worker.v1.Output
+	(*Blob)(nil),             // 4: hpcc.worker.v1.Blob
+	(*Accept)(nil),           // 5: hpcc.worker.v1.Accept
+	(*CompileResponse)(nil),  // 6: hpcc.worker.v1.CompileResponse
+	(*Needed)(nil),           // 7: hpcc.worker.v1.Needed
+	(*Outcome)(nil),          // 8: hpcc.worker.v1.Outcome
+	(*OutputFile)(nil),       // 9: hpcc.worker.v1.OutputFile
+	(*OutputChunk)(nil),      // 10: hpcc.worker.v1.OutputChunk
+	(*Done)(nil),             // 11: hpcc.worker.v1.Done
+	(*DescribeRequest)(nil),  // 12: hpcc.worker.v1.DescribeRequest
+	(*DescribeResponse)(nil), // 13: hpcc.worker.v1.DescribeResponse
+	(*v1.Input)(nil),         // 14: hpcc.agent.v1.Input
+	(*v1.Digest)(nil),        // 15: hpcc.agent.v1.Digest
 }
 var file_hpcc_worker_v1_worker_proto_depIdxs = []int32{
 	1,  // 0: hpcc.worker.v1.CompileRequest.job:type_name -> hpcc.worker.v1.Job
-	3,  // 1: hpcc.worker.v1.CompileRequest.blob:type_name -> hpcc.worker.v1.Blob
-	4,  // 2: hpcc.worker.v1.CompileRequest.accept:type_name -> hpcc.worker.v1.Accept
-	2,  // 3: hpcc.worker.v1.Job.outputs:type_name -> hpcc.worker.v1.Output
-	13, // 4: hpcc.worker.v1.Job.inputs:type_name -> hpcc.agent.v1.Input
-	6,  // 5: hpcc.worker.v1.CompileResponse.needed:type_name -> hpcc.worker.v1.Needed
-	7,  // 6: hpcc.worker.v1.CompileResponse.outcome:type_name -> hpcc.worker.v1.Outcome
-	9,  // 7: hpcc.worker.v1.CompileResponse.output:type_name -> hpcc.worker.v1.OutputChunk
-	10, // 8: hpcc.worker.v1.CompileResponse.done:type_name -> hpcc.worker.v1.Done
-	14, // 9: hpcc.worker.v1.Needed.blobs:type_name -> hpcc.agent.v1.Digest
-	8,  // 10: hpcc.worker.v1.Outcome.outputs:type_name -> hpcc.worker.v1.OutputFile
-	14, // 11: hpcc.worker.v1.OutputFile.digest:type_name -> hpcc.agent.v1.Digest
-	14, // 12: hpcc.worker.v1.DescribeResponse.files:type_name -> hpcc.agent.v1.Digest
-	0,  // 13: hpcc.worker.v1.WorkerService.Compile:input_type -> hpcc.worker.v1.CompileRequest
-	11, // 14: hpcc.worker.v1.WorkerService.Describe:input_type -> hpcc.worker.v1.DescribeRequest
-	5,  // 15: hpcc.worker.v1.WorkerService.Compile:output_type -> hpcc.worker.v1.CompileResponse
-	12, // 16: hpcc.worker.v1.WorkerService.Describe:output_type -> hpcc.worker.v1.DescribeResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	4,  // 1: hpcc.worker.v1.CompileRequest.blob:type_name -> hpcc.worker.v1.Blob
+	5,  // 2: hpcc.worker.v1.CompileRequest.accept:type_name -> hpcc.worker.v1.Accept
+	3,  // 3: hpcc.worker.v1.Job.outputs:type_name -> hpcc.worker.v1.Output
+	14, // 4: hpcc.worker.v1.Job.inputs:type_name -> hpcc.agent.v1.Input
+	2,  // 5: hpcc.worker.v1.Job.patches:type_name -> hpcc.worker.v1.Patch
+	15, // 6: hpcc.worker.v1.Patch.base:type_name -> hpcc.agent.v1.Digest
+	7,  // 7: hpcc.worker.v1.CompileResponse.needed:type_name -> hpcc.worker.v1.Needed
+	8,  // 8: hpcc.worker.v1.CompileResponse.outcome:type_name -> hpcc.worker.v1.Outcome
+	10, // 9: hpcc.worker.v1.CompileResponse.output:type_name -> hpcc.worker.v1.OutputChunk
+	11, // 10: hpcc.worker.v1.CompileResponse.done:type_name -> hpcc.worker.v1.Done
+	15, // 11: hpcc.worker.v1.Needed.blobs:type_name -> hpcc.agent.v1.Digest
+	9,  // 12: hpcc.worker.v1.Outcome.outputs:type_name -> hpcc.worker.v1.OutputFile
+	15, // 13: hpcc.worker.v1.OutputFile.digest:type_name -> hpcc.agent.v1.Digest
+	15, // 14: hpcc.worker.v1.DescribeResponse.files:type_name -> hpcc.agent.v1.Digest
+	0,  // 15: hpcc.worker.v1.WorkerService.Compile:input_type -> hpcc.worker.v1.CompileRequest
+	12, // 16: hpcc.worker.v1.WorkerService.Describe:input_type -> hpcc.worker.v1.DescribeRequest
+	6,  // 17: hpcc.worker.v1.WorkerService.Compile:output_type -> hpcc.worker.v1.CompileResponse
+	13, // 18: hpcc.worker.v1.WorkerService.Describe:output_type -> hpcc.worker.v1.DescribeResponse
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_hpcc_worker_v1_worker_proto_init() }
@@ -1124,7 +1208,7 @@ func file_hpcc_worker_v1_worker_proto_init() {
 		(*CompileRequest_Blob)(nil),
 		(*CompileRequest_Accept)(nil),
 	}
-	file_hpcc_worker_v1_worker_proto_msgTypes[5].OneofWrappers = []any{
+	file_hpcc_worker_v1_worker_proto_msgTypes[6].OneofWrappers = []any{
 		(*CompileResponse_Needed)(nil),
 		(*CompileResponse_Outcome)(nil),
 		(*CompileResponse_Output)(nil),
@@ -1136,7 +1220,7 @@ func file_hpcc_worker_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hpcc_worker_v1_worker_proto_rawDesc), len(file_hpcc_worker_v1_worker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,8 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/digest"
 	"hpcc.dev/hpcc/internal/rootfs"
@@ -33,7 +31,7 @@ const (
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	run := asRoot
 	if os.Getuid() != 0 {
@@ -60,10 +58,8 @@ func asRoot(ctx context.Context) error {
 		_ = helper.Process.Signal(syscall.SIGTERM)
 		_ = helper.Wait()
 	}()
-	// It is there before it is the worker's.
-	for range 2400 {
-		var st unix.Stat_t
-		if unix.Stat(socket, &st) == nil && st.Uid == workerUID {
+	for range 600 {
+		if _, err := os.Stat(socket); err == nil {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
