@@ -11,9 +11,9 @@ import (
 
 // Diff says what content is to somebody who has base: one zstd frame, with base as
 // its dictionary. Apply was seen to undo it; nil is what could not be undone. Neither
-// may be empty, and together they may have 256 MiB. Some
-// ten kilobytes take a fraction of a millisecond and a megabyte of memory, three
-// megabytes some 30 ms and 20 MB.
+// may be empty, and together they may have 256 MiB. Some ten kilobytes take a
+// fraction of a millisecond and a megabyte of memory, three megabytes some 30 ms and
+// 20 MB.
 func Diff(base, content []byte) []byte {
 	// Tables that are too small for a base forget most of it, and large ones take
 	// longer to make than all else.

@@ -27,5 +27,6 @@
 // Of a blob or an output at most a mebibyte is in memory; what is longer goes to a
 // file without a name until it is whole (spool.go). Only then, and only for local
 // work that no client or guest can draw out, is it read as a whole, under a
-// budget of bytes for all streams; so is what a patch is applied to (patch.go). Every wait for somebody else has an end.
+// budget of bytes for all streams; so is what a patch is applied to (patch.go).
+// Every wait for somebody else has an end.
 package worker
