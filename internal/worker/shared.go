@@ -25,10 +25,6 @@ type Shared interface {
 // to the shared caches.
 const sharedPatience = 30 * time.Second
 
-// maxDoubtful bounds the results that one manifest's candidates are asked for, in
-// all tiers together: a manifest that lies costs no more than that.
-const maxDoubtful = 2
-
 // findOrFetch is find, and looks into the shared caches after that. What it finds
 // there is kept in the tenant's store before it is handed out, so that what the
 // row names can be read here for as long as any other result can.
@@ -38,22 +34,21 @@ func (c *compile) findOrFetch(j *checked) (*answer, error) {
 		return a, err
 	}
 	manifest := j.Manifest(j.source)
-	doubtful := 0
+	// A hint by a stranger: only if what the client has makes the same action of it is
+	// its result asked for.
+	holds := func(candidate *action.Candidate) bool {
+		return j.Holds(candidate, j.tree) && recordOfCandidate(j, candidate) != nil
+	}
+	var doubt shared.Doubt
 	// A tier is asked when those nearer have led to nothing.
 	for m := range c.shared.Manifests(c.live, manifest) {
-		for i := range m.Candidates {
-			candidate := &m.Candidates[i]
-			// A hint by a stranger: only if what the client has makes the same action of
-			// it is its result asked for.
-			if !j.Holds(candidate, j.tree) || recordOfCandidate(j, candidate) == nil {
-				continue
-			}
+		for candidate := range doubt.Candidates(m, holds) {
 			if a, err := c.fetch(j, manifest, candidate); a != nil || err != nil {
 				return a, err
 			}
-			if doubtful++; doubtful == maxDoubtful {
-				return nil, nil
-			}
+		}
+		if doubt.Over() {
+			break
 		}
 	}
 	return nil, nil

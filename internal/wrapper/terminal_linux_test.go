@@ -130,7 +130,7 @@ func TestTerminalRaceStalled(t *testing.T) {
 	w := newWorld(t)
 	w.env = append(w.env, "HPCC_TEST_DRAIN=0")
 	w.script("gcc", `sleep 1000 & echo $! >child
-(until grep -q ') Z' /proc/$$/stat; do sleep 0.01; done; kill -CONT $PPID) &
+(while grep -q ') [^Z]' /proc/$$/stat 2>/dev/null; do sleep 0.01; done; kill -CONT $PPID) &
 kill -STOP $PPID
 head -c 12000 /dev/zero | tr '\0' x >&2`)
 	ran := make(chan *ipcv1.Ran, 1)

@@ -140,7 +140,7 @@ func (w *world) env() []string {
 // start starts a daemon and waits until it serves.
 func (w *world) start() {
 	w.t.Helper()
-	if !w.tryStart(30 * time.Second) {
+	if !w.tryStart(2 * time.Minute) {
 		w.t.Fatalf("the daemon does not start\n%s", w.logText())
 	}
 }
@@ -210,7 +210,7 @@ func (w *world) stop() {
 		}
 		w.daemon = nil
 		w.log.Close()
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		w.t.Errorf("the daemon does not end\n%s", w.logText())
 		w.kill()
 		<-done

@@ -79,16 +79,30 @@ func (p program) build(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
+	// A proxy fails for a moment now and then, and what was fetched stays.
+	for try := 1; ; try++ {
+		err := p.install(ctx, tmp)
+		if err == nil {
+			return to, os.Rename(filepath.Join(tmp, path.Base(p.pkg)), to)
+		}
+		if try == 3 || ctx.Err() != nil {
+			return "", err
+		}
+	}
+}
+
+// install has go put the program into dir.
+func (p program) install(ctx context.Context, dir string) error {
 	cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", p.pkg+"@"+p.version)
 	// Outside of hpcc's modules, whose versions of libraries are not the program's.
-	cmd.Dir = tmp
-	cmd.Env = append(os.Environ(), "GOBIN="+tmp, "GOTMPDIR="+tmp, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOTMPDIR="+dir, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, stderr.Bytes())
+		return fmt.Errorf("%w\n%s", err, stderr.Bytes())
 	}
-	return to, os.Rename(filepath.Join(tmp, path.Base(p.pkg)), to)
+	return nil
 }

@@ -6,6 +6,9 @@ import "regexp"
 // prints in listings and errors.
 var assemblerTempName = regexp.MustCompile(`/tmp/(cc[A-Za-z0-9]{6}|[a-z]+-[0-9a-f]{6})\.`)
 
+// readerGone makes the descriptor 3 a pipe whose reader has ended.
+const readerGone = `mkfifo p; : <p & exec 3>p; wait; rm p; `
+
 var asPlainCases = []asPlain{
 	// Where the output goes.
 	{name: "object", command: `$CC -c a.c -o a.o`},
@@ -83,10 +86,10 @@ var asPlainCases = []asPlain{
 	{name: "no stdin", command: `$CC -Wall -c w.c -o w.o <&-`},
 	{name: "full stderr", command: `$CC -Wall -c w.c -o w.o 2>/dev/full`, want: "stdio-not-writable"},
 	{name: "full stderr on a hit", command: `$CC -Wall -c w.c -o w.o 2>err; $CC -Wall -c w.c -o w.o 2>/dev/full`, want: "miss,hit hit,hit"},
-	{name: "reader of stderr gone", command: `(sleep 0.2; $CC -Wall -c w.c -o w.o; echo $? > code; rm -f w.o) 2>&1 | true`, want: "stdio-not-writable"},
-	{name: "reader of stderr gone on a hit", command: `$CC -Wall -c w.c -o w.o 2>err; (sleep 0.2; $CC -Wall -c w.c -o w.o; echo $? > code) 2>&1 | true`,
+	{name: "reader of stderr gone", command: readerGone + `$CC -Wall -c w.c -o w.o >&3 2>&1 3>&-; echo $? > code; rm -f w.o`, want: "stdio-not-writable"},
+	{name: "reader of stderr gone on a hit", command: `$CC -Wall -c w.c -o w.o 2>err; ` + readerGone + `$CC -Wall -c w.c -o w.o >&3 2>&1 3>&-; echo $? > code`,
 		want: "miss,hit hit,hit"},
-	{name: "reader of stdout gone", only: "gcc", command: `(sleep 0.2; $CC -Wa,-alh -c w.c -o w.o 2>err; echo $? > code; sed -i 's|/tmp/cc......|/tmp/cc|' err) | true`,
+	{name: "reader of stdout gone", only: "gcc", command: readerGone + `$CC -Wa,-alh -c w.c -o w.o 2>err >&3 3>&-; echo $? > code; sed -i 's|/tmp/cc......|/tmp/cc|' err`,
 		want: "stdio-not-writable"},
 
 	// Modes, owners and links of what is left.

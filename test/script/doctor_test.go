@@ -82,13 +82,13 @@ func (s *setup) start(env ...string) {
 		s.daemon.Process.Signal(syscall.SIGCONT)
 		s.end(syscall.SIGTERM)
 	})
-	for range 600 {
+	for range 2400 {
 		if _, err := os.Stat(s.dir + "/config/daemon.json"); err == nil {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	s.t.Fatal("the daemon did not start within 30 s")
+	s.t.Fatal("the daemon did not start within two minutes")
 }
 
 func (s *setup) end(sig syscall.Signal) {

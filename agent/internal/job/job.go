@@ -6,11 +6,8 @@ package job
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,11 +123,6 @@ func (j *run) kill() {
 	})
 }
 
-// hit notes a limit that was hit, the first of them.
-func (j *run) hit(l agentv1.ExecResult_Limit) {
-	j.limit.CompareAndSwap(0, int32(l))
-}
-
 func (j *run) run(ctx context.Context) (err error) {
 	// However it ended: nothing of the job is left after this.
 	defer func() { err = errors.Join(err, j.end()) }()
@@ -221,13 +213,6 @@ func (j *run) run(ctx context.Context) (err error) {
 	return j.tell(result, recorder)
 }
 
-// tell says what the job came to.
-func (j *run) tell(result *agentv1.ExecResult, recorder *lookup.Recorder) error {
-	lookups, truncated := recorder.Lookups()
-	result.LookupsTruncated = truncated
-	return j.sink.Ended(result, lookups)
-}
-
 // furnish puts the inputs into the root that the helper has made.
 func (j *run) furnish() error {
 	root, err := openRoot(j.cmd.Process.Pid)
@@ -253,35 +238,6 @@ func (j *run) furnish() error {
 	if err != nil {
 		unix.Close(root)
 		return &RefusedError{err}
-	}
-	return nil
-}
-
-// endless is the size of a job's file system, and a million files less: what a
-// job may use of it is not what there is, see watch.
-const endless = 1 << 50
-
-// spare is what a job without a control group can write beyond its limit before
-// it is noticed.
-const spare = 1 << 30
-
-// maxInodes bounds the files of a job: twice the inputs that a header may have.
-// Each costs memory that is no block's: half a kilobyte and more.
-const maxInodes = 120_000
-
-// errNoRoom says that the inputs alone are more than the limit of the disk.
-var errNoRoom = errors.New("the inputs are more than the limit of the job's disk")
-
-// fits tells before they are written whether the inputs keep to the limit.
-func (j *run) fits() error {
-	const block = 4096
-	left := j.header.GetLimits().GetDiskBytes()
-	for _, in := range j.header.GetInputs() {
-		need := uint64(in.GetDigest().GetSize()+block-1) &^ (block - 1)
-		if need > left {
-			return errNoRoom
-		}
-		left -= need
 	}
 	return nil
 }
@@ -340,188 +296,4 @@ func environ(env []string) []string {
 		}
 	}
 	return append(out, pinned...)
-}
-
-// look is the time between two looks at what a job uses.
-const look = 100 * time.Millisecond
-
-// watch ends the job at its limits.
-//
-// No limit is only an error that a program of the job sees: its parent may print
-// that, or swallow it, and exit as for any other, and nobody could tell what the
-// job left from what it would have left. So the disk's limits are found by
-// looking. A job can use more for a moment, and has then worked as it would
-// without a limit; what bounds that moment is the control group's limit of
-// memory, which files count for as well. That one, and the number of processes,
-// the kernel enforces, and counts each process that it killed or refused.
-func (j *run) watch(begin time.Time) (stop func()) {
-	l := j.header.GetLimits()
-	timer := time.AfterFunc(time.Until(begin.Add(time.Duration(l.GetTimeMillis())*time.Millisecond)), func() {
-		j.hit(agentv1.ExecResult_LIMIT_TIME)
-		j.kill()
-	})
-	done := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		tick := time.NewTicker(look)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				// An error comes again at the end.
-				if _ = j.countLimits(); j.limit.Load() != 0 {
-					j.kill()
-					return
-				}
-			case <-done:
-				return
-			}
-		}
-	})
-	return func() {
-		timer.Stop()
-		close(done)
-		looking.Wait()
-	}
-}
-
-// overDisk tells whether the job's file system holds more than it may.
-func (j *run) overDisk() bool {
-	bytes, files := j.tree.disk()
-	return bytes > j.header.GetLimits().GetDiskBytes() || files > maxInodes
-}
-
-// overFile tells whether an output is larger than it may be, or all together
-// are. Other files are bounded by the disk alone.
-func (j *run) overFile() bool {
-	total := uint64(0)
-	for _, p := range j.header.GetOutputs() {
-		size := j.tree.outputSize(p)
-		total += min(size, agentv1.MaxOutputBytes+1)
-		if size > j.header.GetLimits().GetFileBytes() || total > agentv1.MaxOutputBytes {
-			return true
-		}
-	}
-	return false
-}
-
-// read passes on what the job prints, up to the limit.
-func (j *run) read(f *os.File, stream agentv1.Stdio_Stream) {
-	defer f.Close()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := f.Read(buf)
-		if n > 0 && !j.print(stream, buf[:n]) {
-			j.kill()
-			return
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (j *run) print(stream agentv1.Stdio_Stream, p []byte) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.err != nil {
-		return false
-	}
-	left := j.header.GetLimits().GetStdioBytes() - j.stdio
-	over := uint64(len(p)) > left
-	if over {
-		j.hit(agentv1.ExecResult_LIMIT_STDIO)
-		p = p[:left]
-	}
-	j.stdio += uint64(len(p))
-	if len(p) > 0 {
-		if err := j.sink.Stdio(stream, p); err != nil {
-			j.err = err
-			return false
-		}
-	}
-	return !over
-}
-
-func (j *run) exited(result *agentv1.ExecResult, e *exited) {
-	status := unix.WaitStatus(e.Status)
-	if status.Signaled() {
-		result.Signal = int32(status.Signal())
-	} else {
-		result.ExitCode = int32(status.ExitStatus())
-	}
-	setUsage(result.Usage, e.Rusage.Utime.Nano(), e.Rusage.Stime.Nano(), e.Rusage.Maxrss)
-}
-
-func setUsage(u *agentv1.Usage, user, system, maxRSS int64) {
-	u.UserMicros, u.SystemMicros, u.MaxRssBytes = user/1000, system/1000, maxRSS<<10
-}
-
-// countLimits notes the limits that the job has passed until now.
-func (j *run) countLimits() error {
-	for _, e := range []struct {
-		file, key string
-		limit     agentv1.ExecResult_Limit
-	}{
-		// Processes killed, even if it was for want of memory in all the machine;
-		// and calls that were about to fail, whoever was killed for it.
-		{"memory.events", "oom_kill", agentv1.ExecResult_LIMIT_MEMORY},
-		{"memory.events", "oom", agentv1.ExecResult_LIMIT_MEMORY},
-		{"pids.events", "max", agentv1.ExecResult_LIMIT_PROCESSES},
-	} {
-		n, err := j.group.event(e.file, e.key)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			j.hit(e.limit)
-		}
-	}
-	if j.overFile() {
-		j.hit(agentv1.ExecResult_LIMIT_FILE)
-	}
-	if j.overDisk() {
-		j.hit(agentv1.ExecResult_LIMIT_DISK)
-	}
-	return nil
-}
-
-// outputs sends the outputs that are there. All of the job's processes are dead,
-// and no limit was passed.
-func (j *run) outputs(result *agentv1.ExecResult) error {
-	buf := make([]byte, agentv1.ChunkSize)
-	for i, p := range j.header.GetOutputs() {
-		f, st, err := j.tree.output(p)
-		if err != nil {
-			return err
-		}
-		if f == nil {
-			continue
-		}
-		h := sha256.New()
-		size := int64(0)
-		for {
-			n, err := io.ReadFull(f, buf)
-			if n > 0 || size == 0 {
-				h.Write(buf[:n])
-				size += int64(n)
-				if err := j.sink.Output(i, buf[:n]); err != nil {
-					f.Close()
-					return err
-				}
-			}
-			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				break
-			} else if err != nil {
-				f.Close()
-				return fmt.Errorf("output %s: %w", p, err)
-			}
-		}
-		f.Close()
-		result.Outputs = append(result.Outputs, &agentv1.OutputFile{
-			Output: uint32(i), Mode: uint32(st.Mode().Perm()),
-			Digest: &agentv1.Digest{Sha256: h.Sum(nil), Size: size},
-		})
-	}
-	return nil
 }

@@ -112,7 +112,7 @@ func vm(ctx context.Context, dir, agent string, distribution bool) error {
 	}
 	say("3. A place where Firecracker works")
 	return run(ctx, lab.Job{
-		Program: machine,
+		Program: machine, Timeout: 45 * time.Minute,
 		Files: map[string]string{
 			"firecracker": firecracker, "jailer": jailer, "hpcc-jail": helper,
 			"vmlinux": kit.Kernel, "initrd": kit.Initrd, "root.img": root.Path, "spec.json": specFile,

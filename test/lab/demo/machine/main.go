@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hpcc.dev/hpcc/internal/agentapi"
 	"hpcc.dev/hpcc/internal/digest"
 	"hpcc.dev/hpcc/internal/rootfs"
@@ -31,7 +33,7 @@ const (
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	run := asRoot
 	if os.Getuid() != 0 {
@@ -58,8 +60,10 @@ func asRoot(ctx context.Context) error {
 		_ = helper.Process.Signal(syscall.SIGTERM)
 		_ = helper.Wait()
 	}()
-	for range 600 {
-		if _, err := os.Stat(socket); err == nil {
+	// It is there before it is the worker's.
+	for range 2400 {
+		var st unix.Stat_t
+		if unix.Stat(socket, &st) == nil && st.Uid == workerUID {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
